@@ -1,0 +1,56 @@
+# Recipes for people who work on Taskflow; each uses the locked environment.
+
+set positional-arguments
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Everything but the tests.
+check: lint types imports
+
+# Lint and formatting of Python, the Containerfile and the compose file.
+lint:
+    uv run --frozen ruff check
+    uv run --frozen ruff format --check
+    uv run --frozen hadolint Containerfile
+    uv run --frozen check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+types:
+    uv run --frozen pyright
+
+# The layers of the package: imports point down only.
+imports:
+    uv run --frozen lint-imports
+
+# Run the tests: just test -k recovery
+test *args:
+    uv run --frozen pytest "$@"
+
+# Start everything on an embedded PostgreSQL: just demo --exit
+demo *args:
+    uv run --frozen taskflow demo "$@"
+
+fmt:
+    uv run --frozen ruff check --fix
+    uv run --frozen ruff format
+
+# What CI runs.
+ci:
+    .ci/run
+
+# Build the image with Podman or Docker.
+image tag="taskflow:local":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    args=(build --file Containerfile --tag "$1" --build-arg "REVISION=$(git rev-parse --short HEAD)")
+    if command -v podman >/dev/null; then
+        podman "${args[@]}" --format docker . # OCI images carry no HEALTHCHECK
+    else
+        docker "${args[@]}" .
+    fi
+
+# Remove what the tools wrote, but neither .venv nor the data in .taskflow.
+clean:
+    rm -rf dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+    find taskflow tests db docs -type d -name __pycache__ -prune -exec rm -rf {} +
