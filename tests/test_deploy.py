@@ -1,0 +1,351 @@
+"""The files that build, deploy and check Taskflow hold what they promise."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import UNSET, Struct, UnsetType
+
+from taskflow import settings
+
+ROOT = Path(__file__).parents[1]
+TOOLS = Path(sys.executable).parent
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+WORKERS = [f"worker-{priority}" for priority in ("high", "normal", "low")]
+
+
+def run(*command: str | Path) -> None:
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+# --- image ------------------------------------------------------------------------------------------------------------
+
+
+def containerfile() -> str:
+    return (ROOT / "Containerfile").read_text()
+
+
+def test_the_containerfile_passes_hadolint() -> None:
+    run(TOOLS / "hadolint", "Containerfile")
+
+
+def test_the_base_image_is_pinned_by_patch_version() -> None:
+    assert re.search(r"^ARG PYTHON_IMAGE=python:\d+\.\d+\.\d+-slim-bookworm$", containerfile(), re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", containerfile(), re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    user = re.findall(r"^USER (\d+):\d+$", containerfile(), re.MULTILINE)
+    assert [int(uid) > 0 for uid in user] == [True]
+
+
+def test_the_build_context_holds_what_the_containerfile_copies() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", containerfile(), re.MULTILINE)
+    assert {name for names in copied for name in names.split()} == allowed
+    assert all((ROOT / name).exists() for name in allowed)
+    assert (ROOT / ".containerignore").read_text() == (ROOT / ".dockerignore").read_text()
+
+
+class Live(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/liveness" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def live_port() -> Iterator[int]:
+    server = HTTPServer(("127.0.0.1", 0), Live)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("variables", [["SERVER_PORT"], ["SERVER_PORT", "HEALTH_PORT"]])
+def test_the_health_check_asks_the_server_or_the_worker(variables: list[str], live_port: int) -> None:
+    written = re.search(r"^HEALTHCHECK .*\n +CMD (.+)$", containerfile(), re.MULTILINE)
+    assert written is not None
+    _, *arguments = msgspec.json.decode(written[1], type=list[str])
+    unused = "1"  # nothing listens on port 1
+    ports = dict.fromkeys(["SERVER_PORT", *variables], unused)
+
+    def healthy() -> bool:
+        ran = subprocess.run([sys.executable, *arguments], env=os.environ | ports, capture_output=True, check=False)
+        return ran.returncode == 0
+
+    assert not healthy()
+    ports[variables[-1]] = str(live_port)
+    assert healthy()
+
+
+# --- compose ----------------------------------------------------------------------------------------------------------
+
+
+class Service(Struct):
+    image: str
+    environment: dict[str, str | None]
+    command: list[str] = []
+    restart: str | None = None
+    ports: list[str] = []
+    stop_grace_period: str | None = None
+    read_only: bool = False
+    cap_drop: list[str] = []
+
+
+class Compose(Struct):
+    services: dict[str, Service]
+
+
+@pytest.fixture(scope="module")
+def compose() -> Compose:
+    return msgspec.yaml.decode((ROOT / "docker-compose.yml").read_text(), type=Compose)
+
+
+def test_the_compose_file_fits_the_specification() -> None:
+    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+
+
+def test_compose_starts_a_migration_a_server_and_a_worker_per_priority(compose: Compose) -> None:
+    assert set(compose.services) == {"postgres", "migrate", "server", *WORKERS}
+    for name in WORKERS:
+        assert compose.services[name].command[-2:] == ["--priority", name.removeprefix("worker-")]
+
+
+def test_compose_restarts_all_but_the_migration(compose: Compose) -> None:
+    restarts = {name: service.restart for name, service in compose.services.items()}
+    assert restarts.pop("migrate") == "no"
+    assert set(restarts.values()) == {"unless-stopped"}
+
+
+def test_compose_publishes_ports_on_the_loopback_only(compose: Compose) -> None:
+    ports = [port for service in compose.services.values() for port in service.ports]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_gives_a_worker_more_than_its_grace(compose: Compose) -> None:
+    for name in WORKERS:
+        worker = compose.services[name]
+        assert worker.stop_grace_period is not None
+        assert int(worker.stop_grace_period.removesuffix("s")) > int(worker.environment["WORKER_GRACE_IN_SECONDS"] or 0)
+
+
+def test_compose_runs_taskflow_with_a_read_only_root_and_no_capabilities(compose: Compose) -> None:
+    ours = [service for service in compose.services.values() if service.image.startswith("taskflow")]
+    assert len(ours) == 5
+    assert all(service.read_only and service.cap_drop == ["ALL"] for service in ours)
+
+
+def test_compose_knows_each_variable_and_keeps_the_password_out(compose: Compose) -> None:
+    for service in compose.services.values():
+        if service.image.startswith("taskflow"):
+            assert set(service.environment) <= set(settings.VARIABLES)
+            assert str(service.environment["DB_PASSWORD"]).startswith("${POSTGRES_PASSWORD:?")
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+class Probe(Struct, rename="camel"):
+    http_get: dict[str, str]
+
+
+class Container(Struct, rename="camel"):
+    name: str
+    image: str
+    args: list[str]
+    resources: dict[str, dict[str, str]]
+    security_context: dict[str, Any]
+    readiness_probe: Probe | None = None
+    liveness_probe: Probe | None = None
+    env: list[dict[str, Any]] = []
+
+
+class Pod(Struct, rename="camel"):
+    containers: list[Container]
+    security_context: dict[str, Any]
+    automount_service_account_token: bool
+    termination_grace_period_seconds: int = 30
+    restart_policy: str = "Always"
+
+
+class Template(Struct):
+    metadata: dict[str, dict[str, str]]
+    spec: Pod
+
+
+class JobSpec(Struct):
+    template: Template
+
+
+class JobTemplate(Struct):
+    spec: JobSpec
+
+
+class Spec(Struct, rename="camel"):
+    template: Template | UnsetType = UNSET
+    job_template: JobTemplate | UnsetType = UNSET
+    selector: dict[str, Any] = {}
+    strategy: dict[str, str] = {}
+    suspend: bool = False
+
+
+class Manifest(Struct, rename="camel"):
+    kind: str
+    metadata: dict[str, Any]
+    spec: Spec = msgspec.field(default_factory=Spec)
+    data: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        return self.metadata["name"]
+
+    @property
+    def pod(self) -> Pod:
+        template = self.spec.template
+        if isinstance(self.spec.job_template, JobTemplate):
+            template = self.spec.job_template.spec.template
+        assert isinstance(template, Template)
+        return template.spec
+
+
+def manifests(path: Path) -> list[Manifest]:
+    documents = path.read_text().split("\n---\n")
+    return [msgspec.yaml.decode(document, type=Manifest) for document in documents]
+
+
+def all_manifests() -> list[Manifest]:
+    paths = sorted(path for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml")
+    return [manifest for path in paths for manifest in manifests(path)]
+
+
+def with_pods() -> list[Manifest]:
+    return [manifest for manifest in all_manifests() if manifest.kind in {"Deployment", "Job", "CronJob"}]
+
+
+def config() -> dict[str, str]:
+    (found,) = [manifest for manifest in all_manifests() if manifest.kind == "ConfigMap"]
+    return found.data
+
+
+def test_kustomization_lists_every_manifest_but_the_example_secret() -> None:
+    listed = msgspec.yaml.decode((MANIFESTS / "kustomization.yaml").read_text(), type=dict[str, Any])["resources"]
+    files = {path.name for path in MANIFESTS.glob("*.yaml")}
+    assert set(listed) == files - {"kustomization.yaml", "secret.example.yaml"}
+
+
+def test_the_manifests_name_no_namespace() -> None:
+    assert not [manifest.name for manifest in all_manifests() if "namespace" in manifest.metadata]
+
+
+def test_the_manifests_are_a_server_three_workers_a_migration_and_a_suspended_recovery() -> None:
+    found = {(manifest.kind, manifest.name) for manifest in with_pods()}
+    deployments = {("Deployment", f"taskflow-{name}") for name in ["server", *WORKERS]}
+    assert found == {*deployments, ("Job", "taskflow-migrate"), ("CronJob", "taskflow-recovery")}
+    assert [manifest.spec.suspend for manifest in with_pods() if manifest.kind == "CronJob"] == [True]
+
+
+@pytest.mark.parametrize("manifest", with_pods(), ids=lambda manifest: manifest.name)
+def test_a_pod_is_restricted_and_limited(manifest: Manifest) -> None:
+    pod = manifest.pod
+    assert pod.automount_service_account_token is False
+    assert pod.security_context["runAsNonRoot"] is True
+    assert pod.security_context["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod.containers:
+        assert re.fullmatch(r"taskflow:\d+\.\d+\.\d+", container.image)
+        assert container.resources["limits"].keys() == {"cpu", "memory"} == container.resources["requests"].keys()
+        assert container.security_context == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+@pytest.mark.parametrize(
+    "manifest", [each for each in with_pods() if each.kind == "Deployment"], ids=lambda manifest: manifest.name
+)
+def test_a_deployment_is_probed_and_selects_its_own_pods(manifest: Manifest) -> None:
+    template = manifest.spec.template
+    assert isinstance(template, Template)
+    assert manifest.spec.selector["matchLabels"] == template.metadata["labels"]
+    for container in manifest.pod.containers:
+        assert container.readiness_probe is not None
+        assert container.readiness_probe.http_get["path"] == "/readiness"
+        assert container.liveness_probe is not None
+        assert container.liveness_probe.http_get["path"] == "/liveness"
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_takes_its_id_from_its_pod_and_gets_more_than_its_grace(name: str) -> None:
+    (worker,) = manifests(MANIFESTS / f"{name}.yaml")
+    (container,) = worker.pod.containers
+    priority = name.removeprefix("worker-")
+    assert container.args == ["taskflow-worker", "--priority", priority, "--id", "$(POD_NAME)"]
+    assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in container.env
+    assert worker.spec.strategy == {"type": "Recreate"}
+    assert worker.pod.termination_grace_period_seconds > float(config()["WORKER_GRACE_IN_SECONDS"])
+
+
+def test_the_config_map_and_the_secret_hold_settings_that_exist() -> None:
+    secret = msgspec.yaml.decode((MANIFESTS / "secret.example.yaml").read_text(), type=dict[str, Any])
+    assert config().keys() | secret["stringData"].keys() <= settings.VARIABLES.keys()
+    assert "DB_PASSWORD" not in config()
+
+
+# --- project ----------------------------------------------------------------------------------------------------------
+
+
+def test_env_example_shows_every_setting_with_its_default() -> None:
+    lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    defaults = settings.Settings()
+    expected = {
+        name: msgspec.json.encode(getattr(defaults, field.name)).decode().strip('"').replace("null", "")
+        for name, field in settings.VARIABLES.items()
+    }
+    assert dict(lines) == expected | {"POSTGRES_PASSWORD": ""}  # which only docker-compose.yml reads
+    assert len(lines) == len(dict(lines))
+
+
+def test_the_lock_file_names_the_public_hosts_only() -> None:
+    hosts = set(re.findall(r'https?://[^/"]+', (ROOT / "uv.lock").read_text()))
+    assert hosts == {"https://pypi.org", "https://files.pythonhosted.org"}
+
+
+def test_the_workflow_fits_its_schema_and_pins_its_actions() -> None:
+    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
+    used = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@v\d+(\.\d+)*", action) for action in used)
+
+
+def test_ci_tests_each_supported_python_and_postgres() -> None:
+    workflow = msgspec.yaml.decode(
+        (ROOT / ".github/workflows/ci.yml").read_text(), type=dict[str | bool, Any]
+    )  # "on" is true
+    matrices = [job["strategy"]["matrix"] for job in workflow["jobs"].values() if "strategy" in job]
+    assert matrices == [{"python": ["3.11", "3.12", "3.13", "3.14"]}, {"postgres": ["15", "16", "17", "18"]}]
+
+
+def test_ci_run_is_an_executable_script() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    run("bash", "-n", script)
+
+
+def test_the_recipes_are_well_formed() -> None:
+    run(TOOLS / "just", "--fmt", "--check", "--unstable")
