@@ -1,0 +1,34 @@
+-- Waking idle workers. An idle worker holds the advisory lock (1952543595, n) of each of its priorities in shared
+-- mode; 1952543595 is "task" in ASCII. Such a lock costs no row, and vanishes with its worker.
+-- depends: 0002.task_history
+
+CREATE FUNCTION taskflow.idle_key(priority taskflow.priority) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE priority WHEN 'high' THEN 1 WHEN 'normal' THEN 2 WHEN 'low' THEN 3 ELSE 4 END;
+
+-- Whether a worker of this priority is idle. Two callers at the same instant may both be told yes: the cost is a
+-- notification too many. It never says no while a worker is idle.
+CREATE FUNCTION taskflow.somebody_is_idle(priority taskflow.priority) RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN NOT (pg_try_advisory_lock(1952543595, taskflow.idle_key(priority))
+            AND pg_advisory_unlock(1952543595, taskflow.idle_key(priority)));
+
+-- Notify the idle workers of this priority, if there are any; NOTIFY makes commits wait for each other.
+CREATE FUNCTION taskflow.wake(priority taskflow.priority) RETURNS void
+LANGUAGE sql VOLATILE
+RETURN CASE WHEN taskflow.somebody_is_idle(priority) THEN pg_notify('taskflow', priority::text) END;
+
+CREATE FUNCTION taskflow.wake_for_new_task() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('taskflow', NEW.priority::text);
+    RETURN NULL;
+END
+$$;
+
+-- The condition is checked before an event is queued, so an insert that finds nobody idle pays for the check alone.
+CREATE TRIGGER wake_an_idle_worker
+AFTER INSERT ON taskflow.tasks
+FOR EACH ROW
+WHEN (NEW.status = 'queued' AND taskflow.somebody_is_idle(NEW.priority))
+EXECUTE FUNCTION taskflow.wake_for_new_task();

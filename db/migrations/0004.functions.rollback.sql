@@ -1,0 +1,2 @@
+DROP FUNCTION taskflow.fresh_budget(bigint, integer, integer);
+DROP FUNCTION taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz);

@@ -1,0 +1,33 @@
+-- Enqueueing from SQL, in the caller's own transaction. A plain INSERT INTO taskflow.tasks works as well.
+-- depends: 0003.wake_up
+
+CREATE FUNCTION taskflow.enqueue(
+    type         text,
+    payload      jsonb DEFAULT '{}',
+    name         text DEFAULT NULL,              -- null: the type
+    priority     taskflow.priority DEFAULT 'normal',
+    max_attempts integer DEFAULT 5,
+    scheduled_at timestamptz DEFAULT NULL        -- null: due at once
+) RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
+    VALUES ($1, $2, coalesce($3, $1), $4, $5, coalesce($6, now()))
+    RETURNING id
+$$;
+
+-- The max_attempts that gives a task its first budget again: recovery and retry by hand raise it, for attempt numbers
+-- only grow. What earlier re-queues by hand used up, and what releases gave back, is not part of the first budget.
+CREATE FUNCTION taskflow.fresh_budget(task_id bigint, attempt integer, max_attempts integer) RETURNS integer
+LANGUAGE sql STABLE AS $$
+    WITH earlier AS (
+        SELECT coalesce(max(a.attempt) FILTER (WHERE a.requeued_at IS NOT NULL), 0) AS used
+        FROM taskflow.attempts AS a
+        WHERE a.task_id = $1
+    )
+    SELECT $2 + greatest(1, $3 - earlier.used - (
+        SELECT count(*)::integer
+        FROM taskflow.attempts AS a
+        WHERE a.task_id = $1 AND a.outcome = 'released' AND a.attempt > earlier.used
+    ))
+    FROM earlier
+$$;

@@ -1,0 +1,110 @@
+"""Connections to Postgres: how they are opened, kept alive, pooled, and waited for."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import backoff
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from taskflow.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+Connection = AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+KEEPALIVE: Final = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+"""A connection cut without a word is noticed within 20 s; what the user's own URL says wins."""
+
+AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, DatabaseUnavailable)
+"""What is raised when Postgres is away, or goes away in the middle of a statement."""
+
+
+def with_defaults(dsn: str, application: str) -> str:
+    """*dsn* with Taskflow's keepalives and an application_name, where it does not set them itself."""
+    return make_conninfo("", **{**KEEPALIVE, "application_name": application, **conninfo_to_dict(dsn)})
+
+
+def describe(dsn: str) -> str:
+    """*dsn* for a log line: where it leads and as whom, without secrets."""
+    parts = conninfo_to_dict(dsn)
+    return " ".join(f"{key}={parts[key]}" for key in ("host", "port", "dbname", "user") if parts.get(key))
+
+
+async def connect(dsn: str, application: str) -> Connection:
+    """One connection in autocommit mode; raises psycopg.OperationalError if Postgres cannot be reached."""
+    return await AsyncConnection.connect(with_defaults(dsn, application), autocommit=True)
+
+
+@asynccontextmanager
+async def open_pool(
+    dsn: str, application: str, *, max_size: int, statement_timeout: float, wait: float = 3.0
+) -> AsyncIterator[Pool]:
+    """A pool of autocommit connections; *statement_timeout* (seconds) bounds each statement on them.
+
+    A connection is waited for *wait* seconds, then PoolTimeout is raised. The pool opens without a server and
+    reconnects by itself.
+    """
+
+    async def configure(conn: Connection) -> None:
+        milliseconds = str(int(statement_timeout * 1000))
+        await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
+
+    pool: Pool = AsyncConnectionPool(
+        with_defaults(dsn, application),
+        connection_class=AsyncConnection[TupleRow],
+        kwargs={"autocommit": True},
+        min_size=1,
+        max_size=max_size,
+        timeout=wait,
+        reconnect_timeout=0,
+        configure=configure,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+    )
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close(timeout=2)
+
+
+async def wait_until_up(dsn: str, patience: float) -> None:
+    """Return once Postgres accepts a connection; it may start later than we do.
+
+    Raises DatabaseUnavailable, with the server's last answer, after *patience* seconds.
+    """
+
+    def say(details: Any) -> None:
+        reason = str(details["exception"]).strip()
+        log.warning("database.waiting", database=describe(dsn), tries=details["tries"], reason=reason)
+
+    @backoff.on_exception(
+        backoff.expo, psycopg.OperationalError, max_time=patience, max_value=2, on_backoff=say, logger=None
+    )
+    async def attempt() -> None:
+        async with await connect(dsn, "taskflow") as conn:
+            await conn.execute("SELECT 1")
+
+    try:
+        await attempt()
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"no answer from Postgres at {describe(dsn)} within {patience:g} s: {str(error).strip()}"
+        ) from error
+
+
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns at each failed reconnect; we say so once

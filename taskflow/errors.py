@@ -1,0 +1,76 @@
+"""Every error that Taskflow raises on purpose: one base, a message that says what to do, data as attributes."""
+
+from datetime import datetime
+
+
+class TaskflowError(Exception):
+    """The base of all errors raised by Taskflow."""
+
+
+class SettingsError(TaskflowError):
+    """A setting cannot be used; the message names its variable."""
+
+    def __init__(self, variable: str, problem: str) -> None:
+        super().__init__(f"{variable}: {problem}")
+        self.variable = variable
+
+
+class UnknownTaskType(TaskflowError):
+    """No handler is registered for this task type."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"unknown task type {name!r}; known are {', '.join(sorted(known)) or 'none'}")
+        self.name = name
+        self.known = known
+
+
+class InvalidTask(TaskflowError):
+    """A task cannot be enqueued as given; *field* names what is at fault (a path such as ``payload.to``)."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class DuplicateTaskType(TaskflowError):
+    """Two handlers are registered under one task type."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(f"task type {name!r} is registered by {first} and by {second}; give one another name")
+        self.name = name
+
+
+class AppNotLoaded(TaskflowError):
+    """The module that holds the user's task types cannot be imported."""
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(f"cannot load {module!r}: {reason}; check --app or TASKFLOW_APP")
+        self.module = module
+
+
+class WorkerIdTaken(TaskflowError):
+    """Another live worker holds this id."""
+
+    def __init__(self, name: str, host: str, pid: int, since: datetime) -> None:
+        super().__init__(
+            f"worker {name} is already running on {host} (pid {pid}) since {since:%Y-%m-%d %H:%M:%S %Z}; "
+            "choose another --id"
+        )
+        self.name = name
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+
+class PresenceLost(TaskflowError):
+    """The others took this worker for gone: its tasks run elsewhere, so it must stop."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"worker {name} stops: {reason}; start it again under any id")
+        self.name = name
+        self.reason = reason
+
+
+class DatabaseUnavailable(TaskflowError):
+    """Postgres cannot be reached, or has no connection left."""

@@ -1,0 +1,100 @@
+"""The words of Taskflow, as types. Nothing here does I/O.
+
+task        one row asking for one piece of work
+task type   the registered name (``send_email``) that says which handler runs it
+handler     the user's function for a task type
+attempt     one try at running a task; numbered from 1 by the claim that starts it
+claim       moving due rows from ``queued`` to ``running`` for one worker
+worker      one process started with ``taskflow-worker``
+presence    what tells the others that a worker lives: a session advisory lock plus a heartbeat
+rescue      putting back the running tasks of a worker that is gone; automatic
+recovery    the operator's command that re-queues old ``queued`` or ``failed`` tasks; by hand
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Raw, Struct
+
+
+class Priority(StrEnum):
+    """The four queues; the order of the members is the order of claiming."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+    TEST = "test"  # for integration tests: claimed only by a worker that names it
+
+
+EVERYDAY = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
+"""What a worker without ``--priority`` claims."""
+
+
+class Status(StrEnum):
+    """The states of a task; the last three are final, and only recovery or a retry by hand leaves two of them."""
+
+    QUEUED = "queued"  # enqueue, a retry, a release or a rescue set it; a claim moves it on once scheduled_at has passed
+    RUNNING = "running"  # a claim set it; the worker's finish moves it on, or the rescue if the worker is gone
+    SUCCEEDED = "succeeded"  # the handler returned
+    FAILED = "failed"  # attempts exhausted, a permanent error, or a rescue with no attempts left; recovery re-queues it
+    CANCELLED = "cancelled"  # the user cancelled it; a retry by hand re-queues it
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing moves the task on by itself any more."""
+        return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+
+
+class NewTask(Struct, frozen=True, kw_only=True):
+    """A task that is to be enqueued. ``payload`` is the JSON object as it will be stored."""
+
+    name: str
+    type: str
+    payload: Raw
+    priority: Priority = Priority.NORMAL
+    max_attempts: int = 5
+    scheduled_at: datetime | None = None  # None: due at once
+
+
+class ClaimedTask(Struct, frozen=True):
+    """A task that this worker runs now, with what its attempt needs."""
+
+    id: int
+    attempt: int
+    max_attempts: int
+    type: str
+    payload: bytes
+    name: str
+    priority: Priority
+
+
+class Succeeded(Struct, frozen=True):
+    """The handler returned; ``result`` is its return value as JSON, or None."""
+
+    result: bytes | None = None
+
+
+class Retry(Struct, frozen=True):
+    """The attempt failed and the task shall be tried again after ``delay``."""
+
+    error: str
+    delay: timedelta
+
+
+class Failed(Struct, frozen=True):
+    """The attempt failed for good."""
+
+    error: str
+
+
+class Released(Struct, frozen=True):
+    """The worker stops before the attempt ended; the attempt does not count."""
+
+    reason: str
+
+
+class Cancelled(Struct, frozen=True):
+    """The task was cancelled while it ran: its row says so already, nothing is left to write."""
+
+
+Outcome = Succeeded | Retry | Failed | Released | Cancelled

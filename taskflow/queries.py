@@ -1,0 +1,81 @@
+"""Read-only statements."""
+
+from datetime import datetime
+
+import msgspec
+from msgspec import Raw, Struct
+from psycopg.rows import dict_row
+
+from taskflow.database import Connection
+from taskflow.model import Priority, Status
+
+
+class TaskView(Struct, frozen=True, kw_only=True):
+    """A task as it stands; times are aware, ``error`` is of the latest failed attempt."""
+
+    id: int
+    name: str
+    type: str
+    priority: Priority
+    status: Status
+    attempt: int
+    max_attempts: int
+    payload: Raw
+    result: Raw | None
+    error: str | None
+    worker: str | None
+    created_at: datetime
+    updated_at: datetime
+    scheduled_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Transition(Struct, frozen=True, kw_only=True):
+    """One change of a task's status."""
+
+    task_id: int
+    old_status: Status
+    new_status: Status
+    attempt: int
+    worker: str | None
+    reason: str | None
+    created_at: datetime
+
+
+TASK = """
+SELECT task.id, task.name, type, priority::text, status::text, attempt, max_attempts, payload::text, result::text,
+       error, worker.name AS worker, created_at, updated_at, scheduled_at, task.started_at, finished_at
+FROM taskflow.tasks AS task
+LEFT JOIN taskflow.workers AS worker ON worker.id = task.worker_id
+WHERE task.id = %(id)s
+"""
+
+
+async def find_task(conn: Connection, id: int) -> TaskView | None:
+    """The task of this id, or None."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        row = await (await cursor.execute(TASK, {"id": id})).fetchone()
+    if row is None:
+        return None
+    row["payload"] = Raw(row["payload"].encode())
+    row["result"] = None if row["result"] is None else Raw(row["result"].encode())
+    return msgspec.convert(row, TaskView)
+
+
+HISTORY = """
+SELECT history.task_id, old_status::text, new_status::text, history.attempt, worker.name AS worker, reason,
+       history.created_at
+FROM taskflow.task_history AS history
+LEFT JOIN taskflow.workers AS worker ON worker.id = history.worker_id
+WHERE history.task_id = %(id)s
+"""
+
+
+async def find_history(conn: Connection, id: int) -> list[Transition] | None:
+    """The task's transitions, oldest first; None if there is no such task."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        rows = await (await cursor.execute(HISTORY, {"id": id})).fetchall()
+    if not rows and await find_task(conn, id) is None:
+        return None
+    return msgspec.convert(rows, list[Transition])

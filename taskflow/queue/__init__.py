@@ -1,0 +1,1 @@
+"""Every statement that changes a task, one module per verb. The caller owns the transaction."""

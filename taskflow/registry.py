@@ -1,0 +1,162 @@
+"""Task types: a stable name, a typed payload, a handler. Users register theirs with ``@task``."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import Raw, Struct
+
+from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidTask, UnknownTaskType
+from taskflow.retry import Backoff
+
+Handler = Callable[..., Any]
+
+SAMPLES = "taskflow.samples"
+"""The app that is loaded where the user names none."""
+
+
+class TaskType(Struct, frozen=True, kw_only=True):
+    """What the worker knows of one task type. ``timeout`` is in seconds; None means the worker's own."""
+
+    name: str
+    handler: Handler
+    payload_type: Any
+    takes_payload: bool
+    is_async: bool
+    max_attempts: int
+    timeout: float | None
+    backoff: Backoff
+    decoder: msgspec.json.Decoder[Any]
+
+    def decode(self, payload: bytes) -> Any:
+        """The typed payload; raises msgspec.ValidationError where it does not fit."""
+        return self.decoder.decode(payload)
+
+    def call(self, payload: Any) -> Any:
+        """Call the handler: an awaitable for an async one, the result for a sync one."""
+        return self.handler(payload) if self.takes_payload else self.handler()
+
+
+class Registry:
+    """The task types of one app."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, TaskType] = {}
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return iter(self._types.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._types
+
+    def find(self, name: str) -> TaskType | None:
+        """The task type of this name, or None."""
+        return self._types.get(name)
+
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        return sorted(self._types)
+
+    def task(
+        self,
+        name: str,
+        *,
+        payload: Any = None,
+        max_attempts: int = 5,
+        timeout: float | None = None,
+        backoff: Backoff | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function, sync or async, as the handler of task type *name*.
+
+        The payload's type is the annotation of the function's only parameter, or *payload*: a msgspec Struct, or
+        anything msgspec can decode from a JSON object. A function without parameters ignores its payload.
+        *timeout* is in seconds per attempt. Raises DuplicateTaskType if the name is taken.
+        """
+        if not 1 <= len(name) <= 128:
+            raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
+        if max_attempts < 1 or (timeout is not None and timeout <= 0):
+            raise ValueError(f"task type {name!r} wants max_attempts >= 1 and timeout > 0")
+
+        def register(function: Handler) -> Handler:
+            if (other := self._types.get(name)) is not None:
+                raise DuplicateTaskType(name, _where(other.handler), _where(function))
+            takes_payload, payload_type = _payload_of(function, payload)
+            self._types[name] = TaskType(
+                name=name,
+                handler=function,
+                payload_type=payload_type,
+                takes_payload=takes_payload,
+                is_async=inspect.iscoroutinefunction(function),
+                max_attempts=max_attempts,
+                timeout=timeout,
+                backoff=backoff or Backoff(),
+                decoder=msgspec.json.Decoder(payload_type),
+            )
+            return function
+
+        return register
+
+    def validate(self, name: str, payload: bytes | Raw) -> TaskType:
+        """The task type that *payload* fits; raises UnknownTaskType or InvalidTask (field ``payload…``)."""
+        task_type = self._types.get(name)
+        if task_type is None:
+            raise UnknownTaskType(name, self.names())
+        try:
+            task_type.decode(bytes(payload))
+        except (msgspec.ValidationError, ValueError, RecursionError) as error:
+            raise InvalidTask(*_fault(error)) from error
+        return task_type
+
+
+def _where(function: Handler) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _payload_of(function: Handler, given: Any) -> tuple[bool, Any]:
+    """Whether *function* takes a payload, and of which type."""
+    parameters = list(inspect.signature(function).parameters.values())
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(required) > 1:
+        raise TypeError(f"{_where(function)} must take one parameter, the payload; it takes {len(required)}")
+    if given is not None:
+        return bool(required), given
+    if not required:
+        return False, dict[str, Any]
+    hints = get_type_hints(function, include_extras=True)
+    return True, hints.get(required[0].name, dict[str, Any])
+
+
+def _fault(error: Exception) -> tuple[str, str]:
+    """The payload's field at fault, and what is wrong, out of msgspec's message (``… - at `$.to` ``)."""
+    problem, _, path = str(error).partition(" - at `$")
+    return "payload" + path.rstrip("`"), problem
+
+
+registry = Registry()
+"""Where ``@task`` registers."""
+
+task = registry.task
+
+
+def load(modules: Iterable[str]) -> Registry:
+    """Import the modules that hold the user's task types, as seen from the working directory too.
+
+    Raises AppNotLoaded with the reason if one cannot be imported, or none of them registers a task type.
+    """
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    names = list(modules) or [SAMPLES]
+    for module in names:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise AppNotLoaded(module, f"{type(error).__name__}: {error}") from error
+    if not registry.names():
+        raise AppNotLoaded(", ".join(names), "it registers no task type with @task")
+    return registry
+
+

@@ -1,0 +1,105 @@
+"""All settings, read once from the environment and ``.env``; each field is the variable of the same name."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from dotenv import load_dotenv
+from msgspec import Meta, Struct
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from taskflow.errors import SettingsError
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=10_000)]
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
+    """The settings in force. Where neither DATABASE_URL nor DB_HOST is given, the embedded Postgres is used."""
+
+    server_host: Annotated[str, Meta(description="address the API listens on")] = "127.0.0.1"
+    server_port: Annotated[Port, Meta(description="port of the API")] = 8086
+    server_time_out_in_seconds: Annotated[Seconds, Meta(description="a longer request is cancelled with 503")] = 5
+    worker_time_out_in_seconds: Annotated[Seconds, Meta(description="limit of one attempt")] = 15
+    worker_concurrency: Annotated[Count, Meta(description="attempts that one worker runs at once")] = 100
+    worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30
+    worker_poll_in_seconds: Annotated[Seconds, Meta(description="an idle worker looks again after this long")] = 1
+    worker_lease_in_seconds: Annotated[Seconds, Meta(description="a worker silent for longer is taken for gone")] = 15
+    health_host: Annotated[str, Meta(description="address of a worker's health endpoints")] = "127.0.0.1"
+    health_port: Annotated[Port | None, Meta(description="port of a worker's health endpoints; unset: none")] = None
+    database_url: Annotated[str | None, Meta(description="libpq URL; wins over DB_HOST and its kin")] = None
+    db_host: Annotated[str | None, Meta(description="database server")] = None
+    db_port: Annotated[Port, Meta(description="database port")] = 5432
+    db_database: Annotated[str, Meta(description="database name")] = "taskflow"
+    db_username: Annotated[str, Meta(description="database role")] = "postgres"
+    db_password: Annotated[str | None, Meta(description="database password")] = None
+    db_ssl_mode: Annotated[SslMode, Meta(description="libpq sslmode")] = "prefer"
+    db_pool_max_conns: Annotated[Count, Meta(description="largest pool of one server process")] = 10
+    enable_test_queue: Annotated[bool, Meta(description="let the API accept priority test")] = False
+    taskflow_app: Annotated[str, Meta(description="modules with task types, comma separated")] = "taskflow.samples"
+    taskflow_dir: Annotated[str, Meta(description="folder of the embedded Postgres")] = ".taskflow"
+    taskflow_pg_bin: Annotated[str | None, Meta(description="folder of the embedded Postgres' programs")] = None
+    log_level: Annotated[LogLevel, Meta(description="least level that is logged")] = "info"
+
+    @property
+    def apps(self) -> list[str]:
+        """The modules of ``TASKFLOW_APP``."""
+        return [name for part in self.taskflow_app.split(",") if (name := part.strip())]
+
+    @property
+    def dsn(self) -> str | None:
+        """The libpq connection string; None means the embedded Postgres."""
+        if self.database_url is not None:
+            return self.database_url
+        if self.db_host is None:
+            return None
+        return make_conninfo(
+            host=self.db_host,
+            port=self.db_port,
+            dbname=self.db_database,
+            user=self.db_username,
+            password=self.db_password,
+            sslmode=self.db_ssl_mode,
+        )
+
+
+VARIABLES: Mapping[str, msgspec.structs.FieldInfo] = {
+    field.encode_name: field for field in msgspec.structs.fields(Settings)
+}
+"""Every variable that Settings reads: its type, description and default."""
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from *environ*, or from the process's environment and ``.env`` beside it.
+
+    An empty value counts as unset. Raises SettingsError naming the variable that cannot be used.
+    """
+    if environ is None:
+        load_dotenv(Path(".env"))
+        environ = os.environ
+    given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
+    try:
+        settings = msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, variable = str(error).partition(" - at `$.")
+        raise SettingsError(variable.rstrip("`"), f"{_plain(problem)}; got {given[variable.rstrip('`')]!r}") from None
+    if settings.database_url is not None:
+        try:
+            conninfo_to_dict(settings.database_url)
+        except Exception as error:
+            raise SettingsError("DATABASE_URL", f"not a libpq URL ({_without_secret(error, settings)})") from None
+    return settings
+
+
+def _plain(problem: str) -> str:
+    return problem[:1].lower() + problem[1:]
+
+
+def _without_secret(error: Exception, settings: Settings) -> str:
+    return str(error).strip().replace(settings.database_url or "", "…")

@@ -1,0 +1,160 @@
+"""A real Postgres for every test: embedded by default, or a container, or any server that TASKFLOW_TEST_DSN names."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from taskflow.database import Connection, connect
+from taskflow.embedded import private_server
+from taskflow.migrate import migrate
+from taskflow.model import Priority, Status
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The DSN of a server on which databases may be created."""
+    if given := os.environ.get("TASKFLOW_TEST_DSN"):
+        yield given
+    elif os.environ.get("TASKFLOW_TEST_POSTGRES") == "container":
+        with _container() as dsn:
+            yield dsn
+    else:
+        with private_server(tmp_path_factory.mktemp("postgres"), options=["max_connections=300"]) as dsn:
+            yield dsn
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer("postgres:18", driver=None) as postgres:
+        yield postgres.get_connection_url()
+
+
+@contextmanager
+def _database(server: str, template: str | None = None) -> Iterator[str]:
+    name = f"taskflow_test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        create = SQL("CREATE DATABASE {}").format(Identifier(name))
+        if template is not None:
+            create += SQL(" TEMPLATE {}").format(Identifier(template))
+        admin.execute(create)
+        try:
+            yield make_conninfo(server, dbname=name)
+        finally:
+            admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """The DSN of a database of this test's own, without Taskflow's schema."""
+    with _database(server) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """The DSN of a migrated database that nobody writes to."""
+    with _database(server) as dsn:
+        migrate(dsn)
+        yield dsn
+
+
+@pytest.fixture
+def own_database(server: str, template: str) -> Iterator[str]:
+    """The DSN of a migrated database of this test's own, for tests that start real processes."""
+    with _database(server, psycopg.conninfo.conninfo_to_dict(template)["dbname"]) as dsn:  # type: ignore[arg-type]
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def shared_database(server: str, template: str) -> Iterator[str]:
+    """The DSN of the migrated database that quick tests share."""
+    with _database(server, psycopg.conninfo.conninfo_to_dict(template)["dbname"]) as dsn:  # type: ignore[arg-type]
+        yield dsn
+
+
+@pytest.fixture
+def dsn(shared_database: str) -> str:
+    """The shared database, emptied before the test; ids go on growing."""
+    with psycopg.connect(shared_database, autocommit=True) as conn:
+        conn.execute("DELETE FROM taskflow.tasks; DELETE FROM taskflow.attempts; DELETE FROM taskflow.workers")
+    return shared_database
+
+
+@pytest.fixture
+async def conn(dsn: str) -> AsyncIterator[Connection]:
+    """An autocommit connection to the emptied database."""
+    async with await connect(dsn, "test") as conn:
+        yield conn
+
+
+MakeWorker = Callable[..., Awaitable[int]]
+MakeTask = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+def make_worker(conn: Connection) -> MakeWorker:
+    """``await make_worker(silent_for=0, stopped=False, name=…)``: the id of a worker's row."""
+
+    async def make(*, name: str | None = None, silent_for: float = 0, stopped: bool = False) -> int:
+        cursor = await conn.execute(
+            """
+            INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency, heartbeat_at, stopped_at)
+            VALUES (%s, 'test', 1, '0', '{high,normal,low}', 10, now() - make_interval(secs => %s),
+                    CASE WHEN %s THEN now() END)
+            RETURNING id
+            """,
+            [name or uuid4().hex, silent_for, stopped],
+        )
+        (id,) = await cursor.fetchone()  # type: ignore[misc]
+        return id
+
+    return make
+
+
+@pytest.fixture
+def make_task(conn: Connection, make_worker: MakeWorker) -> MakeTask:
+    """``await make_task(status=…, attempt=…, worker=…, …)``: the id of a task in that state, as if it had come there.
+
+    Other columns are given by name: ``payload``, ``error``, ``max_attempts``, ``scheduled_at``, ``updated_at``, …
+    """
+
+    async def make(status: Status = Status.QUEUED, *, worker: int | None = None, **columns: Any) -> int:
+        given = {"name": "a task", "type": "send_email", "priority": Priority.NORMAL.value} | columns
+        if status is not Status.QUEUED:
+            given.setdefault("attempt", 0 if status is Status.CANCELLED and worker is None else 1)
+        if status in {Status.RUNNING, Status.SUCCEEDED, Status.FAILED} or worker is not None:
+            given["worker_id"] = worker if worker is not None else await make_worker()
+        if status is Status.FAILED:
+            given.setdefault("error", "boom")
+        names = SQL(", ").join(map(Identifier, given))
+        values = SQL(", ").join(SQL("%s") for _ in given)
+        statement = SQL(
+            "INSERT INTO taskflow.tasks ({}, status, started_at, finished_at) VALUES ({}, %s, {}, {}) RETURNING id"
+        ).format(
+            names,
+            values,
+            SQL("now()" if "worker_id" in given else "NULL"),
+            SQL("now()" if status.is_final else "NULL"),
+        )
+        cursor = await conn.execute(statement, [*given.values(), status.value])
+        (id,) = await cursor.fetchone()  # type: ignore[misc]
+        return id
+
+    return make
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory without settings of the outside world."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
