@@ -1,0 +1,107 @@
+"""``taskflow-server``: the REST API."""
+
+import math
+import socket
+import sys
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from taskflow.cli.context import (
+    APP_HELP,
+    PATIENCE,
+    exit_on_signals,
+    load_settings,
+    open_database,
+    run_async,
+    tells_errors,
+    version_option,
+)
+from taskflow.errors import SettingsError, TaskflowError
+
+if TYPE_CHECKING:
+    from taskflow.settings import Settings
+
+
+class CannotListen(TaskflowError):
+    """The API's address is taken, or not ours."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(f"cannot listen on {host}:{port}: {reason}; choose another SERVER_PORT or SERVER_HOST")
+
+
+@click.command("server")
+@click.option("--host", help="Address to listen on.  [SERVER_HOST]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [SERVER_PORT]")
+@click.option("--app", multiple=True, metavar="MODULE", help=APP_HELP)
+@version_option
+@tells_errors
+def main(host: str | None, port: int | None, app: tuple[str, ...]) -> None:
+    """Serve the REST API; its documentation is at /schema.
+
+    Waits up to a minute for Postgres, brings the schema up to date, and serves until SIGTERM or SIGINT. Settings come
+    from the environment and from .env; options win over them. With neither DATABASE_URL nor DB_HOST set, an embedded
+    Postgres under .taskflow is used.
+    """
+    exit_on_signals()
+    settings = load_settings(app, server_host=host, server_port=port)
+    if settings.dsn is None and not is_loopback(settings.server_host):
+        raise SettingsError(
+            "SERVER_HOST",
+            f"{settings.server_host} is not a loopback address, and the embedded Postgres is for one machine; "
+            "set DATABASE_URL to a server, or SERVER_HOST to 127.0.0.1",
+        )
+    with open_database(settings) as dsn:
+        serve(settings, dsn)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket of the API; raises CannotListen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise CannotListen(host, port, error.strerror or str(error)) from error
+
+
+def serve(settings: "Settings", dsn: str) -> None:
+    """Serve until a signal comes; requests under way are finished, within their time limit."""
+    import uvicorn
+
+    from taskflow import registry
+    from taskflow.api.app import create_app
+    from taskflow.database import wait_until_up
+    from taskflow.migrate import migrate
+
+    app = create_app(settings, dsn, registry.load(settings.apps))
+    run_async(wait_until_up(dsn, PATIENCE))
+    migrate(dsn)
+    with listen(settings.server_host, settings.server_port) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(settings.server_time_out_in_seconds),
+            )
+        )
+        server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
