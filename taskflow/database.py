@@ -1,7 +1,7 @@
 """Connections to Postgres: how they are opened, kept alive, pooled, and waited for."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -52,7 +52,7 @@ async def connect(dsn: str, application: str) -> Connection:
 @asynccontextmanager
 async def open_pool(
     dsn: str, application: str, *, max_size: int, statement_timeout: float, wait: float = 3.0
-) -> AsyncIterator[Pool]:
+) -> AsyncGenerator[Pool]:
     """A pool of autocommit connections; *statement_timeout* (seconds) bounds each statement on them.
 
     A connection is waited for *wait* seconds, then PoolTimeout is raised. The pool opens without a server and

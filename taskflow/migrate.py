@@ -1,7 +1,7 @@
 """Bring the database's schema up to this version, with yoyo; any number of processes may do so at once."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -62,10 +62,8 @@ def roll_back(dsn: str, count: int, patience: float = 60.0) -> list[str]:
             return [migration.id for migration in latest]
 
 
-
-
 @contextmanager
-def _alone(dsn: str, patience: float) -> Iterator[None]:
+def _alone(dsn: str, patience: float) -> Generator[None]:
     """Hold the lock of who migrates. Yoyo's own is a row that outlives a killed process; this one does not."""
     with psycopg.connect(with_defaults(dsn, "taskflow migrate"), autocommit=True) as conn:
         deadline = time.monotonic() + patience

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import psycopg
 from dotenv import load_dotenv
 from msgspec import Meta, Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -92,7 +93,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if settings.database_url is not None:
         try:
             conninfo_to_dict(settings.database_url)
-        except Exception as error:
+        except psycopg.ProgrammingError as error:
             raise SettingsError("DATABASE_URL", f"not a libpq URL ({_without_secret(error, settings)})") from None
     return settings
 

@@ -1,7 +1,7 @@
 """A real Postgres for every test: embedded by default, or a container, or any server that TASKFLOW_TEST_DSN names."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def _container() -> Iterator[str]:
+def _container() -> Generator[str]:
     from testcontainers.postgres import PostgresContainer
 
     with PostgresContainer("postgres:18", driver=None) as postgres:
@@ -40,7 +40,7 @@ def _container() -> Iterator[str]:
 
 
 @contextmanager
-def _database(server: str, template: str | None = None) -> Iterator[str]:
+def _database(server: str, template: str | None = None) -> Generator[str]:
     name = f"taskflow_test_{uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as admin:
         create = SQL("CREATE DATABASE {}").format(Identifier(name))
@@ -97,6 +97,11 @@ async def conn(dsn: str) -> AsyncIterator[Connection]:
         yield conn
 
 
+def _only(row: tuple[Any, ...] | None) -> int:
+    assert row is not None
+    return row[0]
+
+
 MakeWorker = Callable[..., Awaitable[int]]
 MakeTask = Callable[..., Awaitable[int]]
 
@@ -115,8 +120,7 @@ def make_worker(conn: Connection) -> MakeWorker:
             """,
             [name or uuid4().hex, silent_for, stopped],
         )
-        (id,) = await cursor.fetchone()  # type: ignore[misc]
-        return id
+        return _only(await cursor.fetchone())
 
     return make
 
@@ -147,8 +151,7 @@ def make_task(conn: Connection, make_worker: MakeWorker) -> MakeTask:
             SQL("now()" if status.is_final else "NULL"),
         )
         cursor = await conn.execute(statement, [*given.values(), status.value])
-        (id,) = await cursor.fetchone()  # type: ignore[misc]
-        return id
+        return _only(await cursor.fetchone())
 
     return make
 

@@ -15,7 +15,8 @@ FROM (
          CASE WHEN a.requeued_at IS NULL THEN 'queued'
               WHEN a.outcome = 'cancelled' THEN 'cancelled'
               ELSE 'failed' END::taskflow.status,
-         CASE WHEN a.requeued_at IS NULL THEN concat_ws(': ', a.reason, a.error) ELSE a.error END,
+         CASE WHEN a.requeued_at IS NULL THEN concat_ws(': ', a.reason, split_part(a.error, E'\n', 1))
+              ELSE split_part(a.error, E'\n', 1) END,
          a.ended_at),
         (3,
          CASE WHEN a.outcome = 'cancelled' THEN 'cancelled' ELSE 'failed' END::taskflow.status,
@@ -36,7 +37,7 @@ FROM (
         (2,
          CASE WHEN t.started_at IS NULL THEN 'queued' ELSE 'running' END::taskflow.status,
          t.status,
-         CASE WHEN t.status = 'succeeded' THEN NULL ELSE t.error END,
+         CASE WHEN t.status = 'succeeded' THEN NULL ELSE split_part(t.error, E'\n', 1) END,
          t.finished_at)
     ) AS step (number, old_status, new_status, reason, created_at)
     WHERE step.created_at IS NOT NULL

@@ -31,3 +31,32 @@ LANGUAGE sql STABLE AS $$
     ))
     FROM earlier
 $$;
+
+-- Failed or cancelled tasks back to queued, with a fresh budget of attempts; the attempts they leave stay in the
+-- history with *reason*. Answers the ids that were re-queued: what was neither failed nor cancelled is left alone.
+CREATE FUNCTION taskflow.requeue(ids bigint[], reason text) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE AS $$
+    WITH old AS (
+        SELECT id, attempt, worker_id, started_at, finished_at, error, status
+        FROM taskflow.tasks
+        WHERE id = ANY ($1) AND status IN ('failed', 'cancelled')
+        ORDER BY id
+        FOR UPDATE
+    ), left_behind AS (
+        INSERT INTO taskflow.attempts
+            (task_id, attempt, worker_id, started_at, ended_at, requeued_at, outcome, error, reason)
+        SELECT id, attempt, worker_id, started_at, finished_at, now(), status::text::taskflow.outcome, error, $2
+        FROM old
+    ), requeued AS (
+        UPDATE taskflow.tasks AS task
+        SET status = 'queued', scheduled_at = now(), updated_at = now(),
+            started_at = NULL, finished_at = NULL, worker_id = NULL,
+            max_attempts = taskflow.fresh_budget(task.id, task.attempt, task.max_attempts)
+        FROM old
+        WHERE task.id = old.id
+        RETURNING task.id, task.priority
+    ), woken AS MATERIALIZED (
+        SELECT taskflow.wake(priority) FROM (SELECT DISTINCT priority FROM requeued) AS priorities
+    )
+    SELECT id FROM requeued WHERE (SELECT count(*) FROM woken) > 0
+$$;

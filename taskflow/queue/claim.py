@@ -1,0 +1,123 @@
+"""Claim: due tasks from ``queued`` to ``running`` for one worker."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import Struct
+
+from taskflow.database import Connection
+from taskflow.model import ClaimedTask, Priority
+
+
+class Mark(Struct, frozen=True):
+    """Where the last claim of one priority ended in ``(scheduled_at, id)``, the order of claiming."""
+
+    scheduled_at: datetime
+    id: int
+
+
+START: Final = Mark(datetime(1970, 1, 1, tzinfo=UTC), 0)
+"""Before every task."""
+
+# A crash of Postgres that forgets a claim merely re-queues the task, so the claim's commit is not waited for.
+# `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
+# A worker that was taken for gone claims nothing.
+CLAIM = """
+UPDATE taskflow.tasks AS task
+SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
+WHERE task.id = ANY (ARRAY(
+        SELECT due.id
+        FROM unnest(%(priorities)s::taskflow.priority[], %(scheduled_at)s::timestamptz[], %(ids)s::bigint[])
+             AS mark (priority, scheduled_at, id)
+        CROSS JOIN LATERAL (
+            SELECT ready.id
+            FROM taskflow.tasks AS ready
+            WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
+              AND (ready.scheduled_at, ready.id) > (mark.scheduled_at, mark.id)
+            ORDER BY ready.scheduled_at, ready.id
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        ) AS due
+        LIMIT %(limit)s
+    ))
+    AND (SELECT set_config('synchronous_commit', 'off', true)
+         FROM taskflow.workers
+         WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
+RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name, task.priority::text,
+          task.scheduled_at
+"""
+
+
+async def claim(
+    conn: Connection, worker: int, priorities: Sequence[Priority], limit: int, marks: dict[Priority, Mark] | None = None
+) -> list[ClaimedTask]:
+    """Claim at most *limit* due tasks, the first priority of *priorities* first, then the longest due.
+
+    Tasks at or before their priority's mark are passed over; *marks* moves on to the last claimed ones. An empty
+    answer means that nothing is due behind the marks, or that *worker* was taken for gone.
+    """
+    marks = {} if marks is None else marks
+    starts = [marks.get(priority, START) for priority in priorities]
+    cursor = await conn.execute(
+        CLAIM,
+        {
+            "worker": worker,
+            "priorities": [priority.value for priority in priorities],
+            "scheduled_at": [start.scheduled_at for start in starts],
+            "ids": [start.id for start in starts],
+            "limit": limit,
+        },
+    )
+    rows = await cursor.fetchall()
+    rank = {priority.value: position for position, priority in enumerate(priorities)}
+    rows.sort(key=lambda row: (rank[row[6]], row[7], row[0]))  # UPDATE … RETURNING has no order
+    claimed: list[ClaimedTask] = []
+    for id, attempt, max_attempts, type, payload, name, priority, scheduled_at in rows:
+        priority = Priority(priority)
+        marks[priority] = Mark(scheduled_at, id)
+        claimed.append(ClaimedTask(id, attempt, max_attempts, type, payload, name, priority))
+    return claimed
+
+
+# From now on, so that the index entries of what was claimed before are not read.
+NEXT_DUE = """
+SELECT extract(epoch FROM min(next.scheduled_at) - clock_timestamp())::float8
+FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
+CROSS JOIN LATERAL (
+    SELECT later.scheduled_at
+    FROM taskflow.tasks AS later
+    WHERE later.status = 'queued' AND later.priority = wanted.priority AND later.scheduled_at > now()
+    ORDER BY later.scheduled_at
+    LIMIT 1
+) AS next
+"""
+
+
+async def seconds_until_due(conn: Connection, priorities: Sequence[Priority]) -> float | None:
+    """Seconds until the next task of *priorities* that is not due yet; negative if it just became so; None: none."""
+    cursor = await conn.execute(NEXT_DUE, {"priorities": [priority.value for priority in priorities]})
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+BE_IDLE = """
+SELECT pg_advisory_lock_shared(1952543595, taskflow.idle_key(priority))
+FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
+"""
+
+
+async def be_idle(conn: Connection, priorities: Sequence[Priority]) -> None:
+    """Ask for a notification of new tasks on this session's behalf, until ``be_busy`` or the session's end."""
+    await conn.execute(BE_IDLE, {"priorities": [priority.value for priority in priorities]})
+
+
+BE_BUSY = """
+SELECT pg_advisory_unlock_shared(1952543595, taskflow.idle_key(priority))
+FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
+"""
+
+
+async def be_busy(conn: Connection, priorities: Sequence[Priority]) -> None:
+    """Take ``be_idle`` back: a busy worker comes to new tasks by itself, and enqueues are cheaper."""
+    await conn.execute(BE_BUSY, {"priorities": [priority.value for priority in priorities]})

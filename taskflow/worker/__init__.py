@@ -1,0 +1,5 @@
+"""A worker: one process that claims tasks and runs their handlers."""
+
+from taskflow.worker.run import WorkerOptions, run
+
+__all__ = ["WorkerOptions", "run"]

@@ -1,0 +1,134 @@
+"""One attempt: from a claimed task to its outcome."""
+
+import asyncio
+import random
+import traceback
+from concurrent.futures import Executor
+from contextvars import copy_context
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from taskflow.logs import current_task
+from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
+from taskflow.registry import TaskType
+from taskflow.retry import Backoff
+
+log = structlog.get_logger(__name__)
+
+ERROR_LIMIT: Final = 8_192
+"""Characters of a kept error, its traceback included."""
+
+RESULT_LIMIT: Final = 65_536
+"""Bytes of a kept result as JSON."""
+
+
+class Interruption(Enum):
+    """Why a running attempt is stopped from outside."""
+
+    TIMED_OUT = "it ran into its time limit"
+    RELEASED = "its worker stops"
+    CANCELLED = "its task was cancelled"
+
+
+class Attempt:
+    """A claimed task that runs. ``limit`` is in seconds, ``deadline`` on the monotonic clock."""
+
+    __slots__ = ("deadline", "interruption", "job", "limit", "reported", "task", "task_type")
+
+    def __init__(self, task: ClaimedTask, task_type: TaskType | None, limit: float, now: float) -> None:
+        self.task = task
+        self.task_type = task_type
+        self.limit = limit
+        self.deadline = now + limit
+        self.interruption: Interruption | None = None
+        self.job: asyncio.Task[Any] | None = None
+        self.reported = False
+
+    def interrupt(self, why: Interruption) -> None:
+        """Stop the handler: an async one is cancelled now, a sync one cannot be."""
+        self.interruption = why
+        if self.job is not None and self.task_type is not None and self.task_type.is_async:
+            self.job.cancel()
+
+    def interrupted(self) -> Outcome:
+        """The outcome of an attempt that was interrupted."""
+        match self.interruption:
+            case Interruption.TIMED_OUT:
+                error = f"TimeoutError: the attempt took longer than its {self.limit:g} s"
+                return after_failure(self.task, self._backoff, error)
+            case Interruption.RELEASED:
+                return Released(Interruption.RELEASED.value)
+            case Interruption.CANCELLED:
+                return Cancelled()
+            case None:
+                return after_failure(self.task, self._backoff, "CancelledError: the handler cancelled itself")
+
+    @property
+    def _backoff(self) -> Backoff:
+        return self.task_type.backoff if self.task_type is not None else Backoff()
+
+
+async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
+    """Run the handler of *attempt*, a sync one in *threads*, and say what came of it. Never raises."""
+    task, task_type = attempt.task, attempt.task_type
+    current_task.set(task)
+    if task_type is None:
+        return Failed(f"UnknownTaskType: this worker knows no task type {task.type!r}; check its --app")
+    try:
+        payload = task_type.decode(task.payload)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        return Failed(describe_error(error, "the payload does not fit the task type"))
+    try:
+        if task_type.is_async:
+            result = await task_type.call(payload)
+        else:
+            loop = asyncio.get_running_loop()
+            context = copy_context()
+            result = await loop.run_in_executor(threads, lambda: context.run(task_type.call, payload))
+    except asyncio.CancelledError:
+        return attempt.interrupted()
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 – the handler's own: data here
+        return after_failure(task, task_type.backoff, describe_error(error))
+    return Succeeded() if result is None else Succeeded(encode_result(result))
+
+
+def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
+    """Try again later while attempts are left."""
+    if task.attempt >= task.max_attempts:
+        return Failed(error)
+    return Retry(error, backoff.delay(task.attempt, random.random))
+
+
+def describe_error(error: BaseException, context: str = "") -> str:
+    """What is kept of *error*: ``Type: message`` on the first line, then the traceback; text that Postgres can hold."""
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 – the user's __str__
+        message = f"(its message cannot be had: {type(broken).__name__})"
+    head = f"{type(error).__name__}: {message}" + (f" ({context})" if context else "")
+    trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None and not context else ""
+    return storable(f"{head[: ERROR_LIMIT // 2]}\n{trace[-ERROR_LIMIT // 2 :]}".strip())
+
+
+def storable(text: str) -> str:
+    """*text* without what a Postgres text cannot hold: NUL and lone surrogates are written as escapes."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def encode_result(result: object) -> bytes | None:
+    """*result* as JSON, or None, with a line in the log, if it cannot be kept."""
+    try:
+        encoded = msgspec.json.encode(result)
+    except Exception as error:  # noqa: BLE001 – the user's own types may raise anything
+        log.warning("result.dropped", reason=f"it cannot be written as JSON: {error}")
+        return None
+    if len(encoded) > RESULT_LIMIT or b"\\u0000" in encoded:
+        reason = (
+            "it holds a NUL" if len(encoded) <= RESULT_LIMIT else f"{len(encoded)} bytes are more than {RESULT_LIMIT}"
+        )
+        log.warning("result.dropped", reason=reason)
+        return None
+    return encoded

@@ -1,0 +1,180 @@
+"""Records outcomes by natural batching: while one batch commits, the next gathers. No outcome waits for a timer."""
+
+import asyncio
+from collections import defaultdict
+from datetime import timedelta
+from typing import Final
+
+import psycopg
+import structlog
+
+from taskflow.database import AWAY, Connection
+from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
+from taskflow.queue.finish import fail, release, retry, succeed, succeed_with_results
+from taskflow.worker.link import Link
+
+log = structlog.get_logger(__name__)
+
+Ended = tuple[ClaimedTask, Outcome]
+
+BATCH: Final = 1000
+BACKLOG: Final = 4 * BATCH
+"""With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
+
+
+class Finisher:
+    """Keeps outcomes until Postgres has them, also across lost connections.
+
+    *woken* is set when a retry that was recorded becomes due.
+    """
+
+    def __init__(self, link: Link, worker: int, woken: asyncio.Event) -> None:
+        self._link = link
+        self._worker = worker
+        self._woken = woken
+        self._pending: list[Ended] = []
+        self._in_flight = 0
+        self._wake = asyncio.Event()
+        self._recorded = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """How many outcomes are not recorded yet."""
+        return len(self._pending) + self._in_flight
+
+    async def wait_for_room(self) -> None:
+        """Return once so few outcomes are unrecorded that more may be made."""
+        while self.pending >= BACKLOG:
+            self._recorded.clear()
+            await self._recorded.wait()
+
+    def add(self, task: ClaimedTask, outcome: Outcome) -> None:
+        """Have *outcome* recorded soon."""
+        self._pending.append((task, outcome))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Record outcomes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
+                self._in_flight = len(batch)
+                await self._record_surely(batch)
+                self._in_flight = 0
+                self._recorded.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until everything is recorded, at most *seconds*; whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.pending:
+                    self._recorded.clear()
+                    await self._recorded.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _record_surely(self, batch: list[Ended]) -> None:
+        """Record *batch*, however often the connection is lost on the way."""
+        tries = 0
+        while True:
+            conn = await self._link.get()
+            try:
+                recorded = await record(conn, self._worker, batch)
+            except AWAY as error:
+                tries += 1
+                await self._link.lost(error)
+            except psycopg.Error as error:
+                await self._record_one_by_one(conn, batch, error)
+                return
+            else:
+                self._tell(batch, recorded, certain=tries == 0)
+                return
+
+    async def _record_one_by_one(self, conn: Connection, batch: list[Ended], error: psycopg.Error) -> None:
+        """Record what Postgres accepts; an outcome that it refuses fails its task with Postgres's words."""
+        if len(batch) > 1:
+            for ended in batch:
+                await self._record_surely([ended])
+            return
+        ((task, outcome),) = batch
+        log.error(
+            "outcome.refused", task_id=task.id, attempt=task.attempt, outcome=type(outcome).__name__, reason=str(error)
+        )
+        if not isinstance(outcome, Failed) or not outcome.error.startswith("OutcomeRefused"):
+            await self._record_surely([(task, Failed(f"OutcomeRefused: {type(error).__name__}"))])
+
+    def _tell(self, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
+        for task, outcome in batch:
+            if isinstance(outcome, Cancelled):
+                continue
+            if task.id not in recorded:
+                # After a lost connection the first try may have been recorded after all.
+                event = "outcome.dropped" if certain else "outcome.unconfirmed"
+                log.warning(
+                    event,
+                    task_id=task.id,
+                    attempt=task.attempt,
+                    outcome=type(outcome).__name__,
+                    reason="the claim was lost",
+                )
+            elif isinstance(outcome, Retry):
+                asyncio.get_running_loop().call_later(outcome.delay.total_seconds(), self._woken.set)
+                log.info(
+                    "task.retried",
+                    task_id=task.id,
+                    attempt=task.attempt,
+                    type=task.type,
+                    delay=round(outcome.delay.total_seconds(), 3),
+                    error=outcome.error.partition("\n")[0],
+                )
+            elif isinstance(outcome, Failed):
+                log.error(
+                    "task.failed",
+                    task_id=task.id,
+                    attempt=task.attempt,
+                    type=task.type,
+                    error=outcome.error.partition("\n")[0],
+                )
+
+
+async def record(conn: Connection, worker: int, batch: list[Ended]) -> set[int]:
+    """Record *batch* in one transaction, whose commit has been waited for; the ids whose claim was still held."""
+    plain: defaultdict[int, list[int]] = defaultdict(list)
+    with_result: list[tuple[int, int, str]] = []
+    failed: list[tuple[int, int, str]] = []
+    retried: list[tuple[int, int, str, timedelta]] = []
+    released: list[tuple[int, int]] = []
+    for task, outcome in batch:
+        match outcome:
+            case Succeeded(result=None):
+                plain[task.attempt].append(task.id)
+            case Succeeded(result):
+                assert result is not None
+                with_result.append((task.id, task.attempt, result.decode()))
+            case Failed(error):
+                failed.append((task.id, task.attempt, error))
+            case Retry(error, delay):
+                retried.append((task.id, task.attempt, error, delay))
+            case Released():
+                released.append((task.id, task.attempt))
+            case Cancelled():
+                pass
+    if len(plain) == 1 and not (with_result or failed or retried or released):
+        ((attempt, ids),) = plain.items()
+        return await succeed(conn, worker, attempt, ids)
+    recorded: set[int] = set()
+    async with conn.transaction():
+        for attempt, ids in sorted(plain.items()):
+            recorded |= await succeed(conn, worker, attempt, ids)
+        if with_result:
+            recorded |= await succeed_with_results(conn, worker, *map(list, zip(*with_result, strict=True)))
+        if failed:
+            recorded |= await fail(conn, worker, *map(list, zip(*failed, strict=True)))
+        if retried:
+            recorded |= await retry(conn, worker, *map(list, zip(*retried, strict=True)))
+        if released:
+            recorded |= await release(conn, worker, *map(list, zip(*released, strict=True)))
+    return recorded

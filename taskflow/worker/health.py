@@ -1,0 +1,48 @@
+"""A worker's readiness and liveness, on a port of its own, answered even while a handler blocks the event loop."""
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+
+
+@contextmanager
+def serve_health(host: str, port: int, is_ready: Callable[[], bool]) -> Generator[int]:
+    """Serve ``/readiness`` and ``/liveness`` until the context ends; yields the port. Raises OSError if it is taken."""
+
+    class Health(BaseHTTPRequestHandler):
+        timeout = 5  # seconds that a client may take for its request
+
+        def do_GET(self) -> None:
+            match self.path.partition("?")[0]:
+                case "/liveness":
+                    self._answer(HTTPStatus.OK, "up")
+                case "/readiness":
+                    ready = is_ready()
+                    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+                    self._answer(status, "ready" if ready else "not ready")
+                case _:
+                    self._answer(HTTPStatus.NOT_FOUND, "not found")
+
+        def _answer(self, status: HTTPStatus, word: str) -> None:
+            body = msgspec.json.encode({"status": word})
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Probes come every few seconds; they are not worth a line."""
+
+    server = ThreadingHTTPServer((host, port), Health)
+    thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,55 @@
+"""A connection that one loop of the worker owns, and opens anew when it is lost."""
+
+import asyncio
+
+import structlog
+
+from taskflow.database import AWAY, Connection, connect
+
+log = structlog.get_logger(__name__)
+
+LONGEST_PAUSE = 2.0
+
+
+class Link:
+    """One connection at a time, in autocommit mode. *purpose* names it in pg_stat_activity and in the log."""
+
+    def __init__(self, dsn: str, purpose: str, *, statement_timeout: float) -> None:
+        self._dsn = dsn
+        self._purpose = purpose
+        self._statement_timeout = statement_timeout
+        self._conn: Connection | None = None
+        self._pause = 0.0
+
+    async def get(self) -> Connection:
+        """The open connection, or a new one, however long Postgres is away."""
+        while self._conn is None:
+            try:
+                conn = await connect(self._dsn, self._purpose)
+                milliseconds = str(int(self._statement_timeout * 1000))
+                await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
+            except AWAY as error:
+                await self.lost(error)
+            else:
+                self._conn = conn
+        return self._conn
+
+    async def lost(self, error: BaseException) -> None:
+        """Give the connection up after *error*, and pause a little longer each time in a row."""
+        if self._pause == 0.0:
+            log.warning("database.away", purpose=self._purpose, reason=str(error).strip())
+        await self.close()
+        await asyncio.sleep(self._pause)
+        self._pause = min(max(2 * self._pause, 0.05), LONGEST_PAUSE)
+
+    def works(self) -> None:
+        """A statement went through: the next loss is retried at once."""
+        if self._pause:
+            self._pause = 0.0
+            log.info("database.back", purpose=self._purpose)
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._conn is not None:
+            conn, self._conn = self._conn, None
+            await conn.close()

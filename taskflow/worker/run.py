@@ -1,0 +1,179 @@
+"""The life of a worker: register, claim and run until told to stop, end what runs, leave."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from taskflow.database import connect
+from taskflow.errors import PresenceLost
+from taskflow.maintenance import every, rescue_all, rescue_once
+from taskflow.model import Priority
+from taskflow.registry import Registry
+from taskflow.worker.claimer import Claimer
+from taskflow.worker.finisher import Finisher
+from taskflow.worker.health import serve_health
+from taskflow.worker.link import Link
+from taskflow.worker.presence import Presence, Registration
+from taskflow.worker.slots import Slots
+
+log = structlog.get_logger(__name__)
+
+SWEEP_SECONDS: Final = 0.1
+STATEMENT_SECONDS: Final = 30.0
+FLUSH_SECONDS: Final = 10.0
+"""How long a stopping worker tries to record its last outcomes; the rescue has them after that."""
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """How a worker runs; times in seconds. ``health_port`` None: no health endpoints."""
+
+    name: str
+    priorities: tuple[Priority, ...]
+    concurrency: int
+    time_out: float
+    grace: float
+    poll: float
+    lease: float
+    health_host: str
+    health_port: int | None
+
+
+async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
+    """Run a worker until SIGTERM or SIGINT; its exit status: 0, or 1 if the others took it for gone.
+
+    A second signal ends the process at once. Raises WorkerIdTaken if the name is held by a live worker.
+    """
+    loop = asyncio.get_running_loop()
+    stop, woken = asyncio.Event(), asyncio.Event()
+    lost: list[PresenceLost] = []
+
+    def on_lost(error: PresenceLost) -> None:
+        lost.append(error)
+        loop.call_soon_threadsafe(stop.set)
+
+    def wake(_priority: str) -> None:
+        loop.call_soon_threadsafe(woken.set)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop)
+    presence = Presence(
+        dsn,
+        options.name,
+        options.priorities,
+        options.concurrency,
+        lease=options.lease,
+        on_wake=wake,
+        on_lost=on_lost,
+    )
+    registration = await asyncio.wrap_future(presence.start())
+    log.info(
+        "worker.started", worker=options.name, priorities=list(options.priorities), concurrency=options.concurrency
+    )
+    try:
+        with _health(options, presence):
+            all_ended = await _work(options, registry, dsn, registration, stop, woken)
+    finally:
+        await asyncio.to_thread(presence.stop)
+    status = 1 if lost else 0
+    for error in lost:
+        log.error("worker.lost", worker=options.name, reason=str(error))
+    log.info("worker.stopped", worker=options.name, status=status)
+    if not all_ended:
+        os._exit(status)  # a handler's thread that does not end would keep the process for ever
+    return status
+
+
+def _on_signal(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("worker.killed", note="second signal: attempts that still run will be rescued")
+        os._exit(1)
+    stop.set()
+
+
+def _health(options: WorkerOptions, presence: Presence) -> AbstractContextManager[object]:
+    if options.health_port is None:
+        return nullcontext()
+    return serve_health(options.health_host, options.health_port, lambda: presence.is_fresh)
+
+
+async def _work(
+    options: WorkerOptions,
+    registry: Registry,
+    dsn: str,
+    registration: Registration,
+    stop: asyncio.Event,
+    woken: asyncio.Event,
+) -> bool:
+    """Claim and run until *stop*, then end what runs; whether every handler has ended."""
+    async with _link(dsn, options, "claim") as claims, _link(dsn, options, "finish") as finishes:
+        worker = registration.worker
+        finisher = Finisher(finishes, worker, woken)
+        slots = Slots(options.concurrency, registry, options.time_out, finisher.add)
+        claimer = Claimer(claims, worker, options.priorities, slots, finisher, woken, poll=options.poll)
+        jobs = [
+            asyncio.create_task(finisher.run()),
+            asyncio.create_task(_maintain(dsn, options, registration, stop)),
+            asyncio.create_task(_sweep(slots)),
+        ]
+        claiming = claimer.start()
+        await _first(stop, [claiming, *jobs])
+        log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)
+        claimer.stop()
+        await asyncio.wait([claiming])
+        if not await slots.wait_for_all(options.grace):
+            await slots.release_all()
+        if not await finisher.drain(FLUSH_SECONDS):
+            log.error("worker.unrecorded", outcomes=finisher.pending, note="their tasks will be rescued and run again")
+        await _cancel(jobs)
+        return slots.close()
+
+
+@asynccontextmanager
+async def _link(dsn: str, options: WorkerOptions, purpose: str) -> AsyncGenerator[Link]:
+    link = Link(dsn, f"taskflow {purpose} {options.name}", statement_timeout=STATEMENT_SECONDS)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def _first(stop: asyncio.Event, jobs: Sequence[asyncio.Task[None]]) -> None:
+    """Return once *stop* is set; raises the error of a job that ends before, for none of them should."""
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopping, *jobs], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for job in done - {stopping}:
+        job.result()
+
+
+async def _sweep(slots: Slots) -> None:
+    while True:
+        slots.sweep()
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _maintain(dsn: str, options: WorkerOptions, registration: Registration, stop: asyncio.Event) -> None:
+    """Rescue: at once what former workers of this name left, then now and then what any worker left that is gone."""
+    former = list(registration.former)
+
+    async def step() -> None:
+        async with await connect(dsn, f"taskflow maintain {options.name}") as conn:
+            while former:
+                rescued = await rescue_all(conn, former[-1])
+                log.info("worker.took_over", worker=options.name, rescued=rescued)
+                former.pop()
+            await rescue_once(conn, options.lease)
+
+    await every(options.lease / 5, stop, step)
+
+
+async def _cancel(jobs: Sequence[asyncio.Task[None]]) -> None:
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)

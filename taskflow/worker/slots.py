@@ -1,0 +1,118 @@
+"""The slots of a worker: which attempts run now, and when they have to end."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import structlog
+
+from taskflow.model import ClaimedTask, Outcome
+from taskflow.registry import Registry
+from taskflow.worker.attempt import Attempt, Interruption, run_attempt
+
+log = structlog.get_logger(__name__)
+
+OBEDIENCE: Final = 5.0
+"""Seconds in which a cancelled handler is expected to end."""
+
+Report = Callable[[ClaimedTask, Outcome], None]
+
+
+class Slots:
+    """Runs at most *size* attempts at once and reports each one's outcome once.
+
+    An attempt keeps its slot until its handler has really ended, also where its outcome had to be reported before:
+    a thread cannot be stopped.
+    """
+
+    def __init__(self, size: int, registry: Registry, time_out: float, report: Report) -> None:
+        self._size = size
+        self._registry = registry
+        self._time_out = time_out
+        self._report = report
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="handler")
+        self._running: set[Attempt] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """How many more attempts may start now."""
+        return self._size - len(self._running)
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return len(self._running)
+
+    def start(self, tasks: Iterable[ClaimedTask]) -> None:
+        """Run *tasks*, each in a slot of its own."""
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        for task in tasks:
+            task_type = self._registry.find(task.type)
+            limit = (task_type.timeout if task_type is not None else None) or self._time_out
+            attempt = Attempt(task, task_type, limit, now)
+            self._running.add(attempt)
+            attempt.job = loop.create_task(self._run(attempt))
+
+    async def _run(self, attempt: Attempt) -> None:
+        outcome = await run_attempt(attempt, self._threads)
+        self._running.discard(attempt)
+        self._tell(attempt, outcome)
+        self._changed.set()
+
+    def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
+        if not attempt.reported:
+            attempt.reported = True
+            self._report(attempt.task, outcome)
+
+    async def wait_for_free(self) -> None:
+        """Return once a slot is free."""
+        while not self.free:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def wait_for_all(self, seconds: float) -> bool:
+        """Wait until all attempts have ended, at most *seconds*; whether they have."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def sweep(self) -> None:
+        """Interrupt attempts that ran into their time limit; report those that do not end even then."""
+        now = time.monotonic()
+        for attempt in [attempt for attempt in self._running if now >= attempt.deadline]:
+            if attempt.interruption is None:
+                attempt.interrupt(Interruption.TIMED_OUT)
+            is_async = attempt.task_type is not None and attempt.task_type.is_async
+            if not attempt.reported and (not is_async or now >= attempt.deadline + OBEDIENCE):
+                self._tell(attempt, attempt.interrupted())
+                log.warning(
+                    "attempt.overran",
+                    task_id=attempt.task.id,
+                    attempt=attempt.task.attempt,
+                    type=attempt.task.type,
+                    limit=attempt.limit,
+                    note="its handler still runs and keeps its slot; it cannot be stopped",
+                )
+
+    async def release_all(self) -> None:
+        """Interrupt what still runs and report it as released; a handler that does not end is left to the process."""
+        for attempt in self._running:
+            attempt.interrupt(Interruption.RELEASED)
+        has_ended = await self.wait_for_all(1.0)
+        if not has_ended:
+            for attempt in self._running:
+                self._tell(attempt, attempt.interrupted())
+
+    def close(self) -> bool:
+        """Let idle threads go; whether every handler has ended, so that the process can end in the usual way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        return not self._running
