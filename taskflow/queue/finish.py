@@ -2,8 +2,8 @@
 
 An id that is missing from an answer lost its claim: another attempt runs or ran, and nothing was changed.
 
-The worker is compared with IS NOT DISTINCT FROM because no index serves that: by `=`, the planner may walk all that
-the worker runs and look each row up in the array of ids.
+A task with a worker and without an end is running, as the table's constraints say. The statements ask for that, not
+for the status: by status, the planner may walk all running tasks and look each up in the array of ids.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SUCCEED = """
 UPDATE taskflow.tasks
 SET status = 'succeeded', finished_at = now(), updated_at = now(), error = NULL
 WHERE id = ANY (%(ids)s::bigint[]) AND attempt = %(attempt)s
-  AND worker_id IS NOT DISTINCT FROM %(worker)s AND status = 'running'
+  AND worker_id = %(worker)s AND finished_at IS NULL
 RETURNING id
 """
 
@@ -33,7 +33,7 @@ SET status = 'succeeded', finished_at = now(), updated_at = now(), error = NULL,
 FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(results)s::jsonb[]) AS given (id, attempt, result)
 WHERE task.id = ANY (%(ids)s::bigint[])
   AND task.id = given.id AND task.attempt = given.attempt
-  AND task.worker_id IS NOT DISTINCT FROM %(worker)s AND task.status = 'running'
+  AND task.worker_id = %(worker)s AND task.finished_at IS NULL
 RETURNING task.id
 """
 
@@ -55,7 +55,7 @@ SET status = 'failed', finished_at = now(), updated_at = now(), error = given.er
 FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(errors)s::text[]) AS given (id, attempt, error)
 WHERE task.id = ANY (%(ids)s::bigint[])
   AND task.id = given.id AND task.attempt = given.attempt
-  AND task.worker_id IS NOT DISTINCT FROM %(worker)s AND task.status = 'running'
+  AND task.worker_id = %(worker)s AND task.finished_at IS NULL
 RETURNING task.id
 """
 
@@ -77,7 +77,7 @@ WITH mine AS (
          AS given (id, attempt, error, delay)
     JOIN taskflow.tasks AS task ON task.id = given.id AND task.attempt = given.attempt
     WHERE task.id = ANY (%(ids)s::bigint[])
-      AND task.worker_id IS NOT DISTINCT FROM %(worker)s AND task.status = 'running'
+      AND task.worker_id = %(worker)s AND task.finished_at IS NULL
     ORDER BY task.id
     FOR UPDATE OF task
 ), requeued AS (
@@ -123,7 +123,7 @@ WITH mine AS (
     FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[]) AS given (id, attempt)
     JOIN taskflow.tasks AS task ON task.id = given.id AND task.attempt = given.attempt
     WHERE task.id = ANY (%(ids)s::bigint[])
-      AND task.worker_id IS NOT DISTINCT FROM %(worker)s AND task.status = 'running'
+      AND task.worker_id = %(worker)s AND task.finished_at IS NULL
     ORDER BY task.id
     FOR UPDATE OF task
 ), requeued AS (
