@@ -1,0 +1,67 @@
+"""The API as one ASGI app."""
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from litestar import HttpMethod, Litestar, Response, route
+from litestar.handlers import HTTPRouteHandler
+
+from taskflow.api import docs, health, problems, tasks
+from taskflow.api.enqueuer import open_enqueuer
+from taskflow.api.services import Services
+from taskflow.api.timing import TimeLimit
+from taskflow.database import open_pool
+from taskflow.registry import Registry
+from taskflow.settings import Settings
+
+LARGEST_BODY: Final = 1_000_000
+"""Bytes; a larger body is answered with 413."""
+
+ROUTES: Final = (tasks.add_task, tasks.show_task, tasks.show_history, health.readiness, health.liveness)
+
+
+def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
+    """The API over the database at *dsn*, which must be migrated; it may be away at first, and now and then."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None]:
+        limit = settings.server_time_out_in_seconds
+        async with (
+            open_pool(dsn, "taskflow api", max_size=settings.db_pool_max_conns, statement_timeout=limit) as pool,
+            open_enqueuer(pool) as enqueuer,
+        ):
+            app.state["services"] = Services(settings, registry, pool, enqueuer)
+            yield
+
+    return Litestar(
+        route_handlers=[*options(ROUTES), *ROUTES, docs.ASSETS],
+        lifespan=[lifespan],
+        middleware=[TimeLimit(settings.server_time_out_in_seconds)],
+        exception_handlers=problems.ANSWERS,
+        openapi_config=docs.describe(registry, with_test_queue=settings.enable_test_queue),
+        request_max_body_size=LARGEST_BODY,
+        logging_config=None,
+        debug=False,
+    )
+
+
+def options(routes: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """Handlers that tell all methods of each path; Litestar's own tell those of the path's first handler.
+
+    They must be registered before *routes*.
+    """
+    methods: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
+    for handler in routes:
+        for path in handler.paths:
+            methods[path].update(handler.http_methods)
+    return [_options(path, ", ".join(sorted(allowed))) for path, allowed in methods.items()]
+
+
+def _options(path: str, allow: str) -> HTTPRouteHandler:
+    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False)
+    async def answer() -> Response[None]:
+        return Response(None, headers={"Allow": allow})
+
+    return answer

@@ -1,0 +1,90 @@
+"""The API's description: OpenAPI 3.1, and a page to browse it that needs no internet."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Router
+from litestar.enums import MediaType
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]
+from swagger_ui_bundle import swagger_ui_path
+
+import taskflow
+from taskflow.api.body import TaskRequest
+from taskflow.api.health import Alive, Ready
+from taskflow.api.problems import Problem
+from taskflow.api.tasks import Added, History
+from taskflow.model import EVERYDAY
+from taskflow.queries import TaskView
+from taskflow.registry import Registry
+
+PAGES: Final = Path(str(files("taskflow.api") / "pages"))
+
+BODIES: Final = (TaskRequest, Added, TaskView, History, Problem, Ready, Alive)
+
+EXAMPLE: Final = {"name": "welcome Ada", "type": "send_email", "payload": {"to": "ada@example.com"}}
+
+
+class Document(JsonRenderPlugin):
+    """Litestar's description of the routes, with msgspec's description of the bodies, which is exact."""
+
+    def __init__(self, registry: Registry, *, with_test_queue: bool) -> None:
+        super().__init__(media_type=MediaType.JSON)
+        self._registry = registry
+        self._with_test_queue = with_test_queue
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The document as JSON."""
+        return msgspec.json.encode(self._complete(openapi_schema))
+
+    def _complete(self, document: dict[str, Any]) -> dict[str, Any]:
+        _, schemas = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+        fields = schemas["TaskRequest"]["properties"]
+        fields["type"]["enum"] = self._registry.names()
+        if not self._with_test_queue:
+            schemas["Priority"]["enum"] = [priority.value for priority in EVERYDAY]
+        paths = {path: dict(operations) for path, operations in document["paths"].items()}
+        paths["/tasks"]["post"]["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}, "example": EXAMPLE}
+            },
+        }
+        for operations in paths.values():
+            operations.pop("head", None)  # it is GET without the body
+        return document | {"paths": paths, "components": {"schemas": schemas}}
+
+
+class Page(OpenAPIRenderPlugin):
+    """Swagger UI."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The page's HTML; scripts and styles come from ASSETS."""
+        return (PAGES / "schema.html").read_bytes()
+
+    def receive_router(self, router: Router) -> None:
+        """Drop Litestar's own page for what is not found below the router; our problems tell that."""
+        router.routes[:] = [route for route in router.routes if not route.path_parameters]
+
+
+ASSETS: Final = create_static_files_router(
+    "/schema/assets", directories=[PAGES, swagger_ui_path], include_in_schema=False
+)
+
+
+def describe(registry: Registry, *, with_test_queue: bool) -> OpenAPIConfig:
+    """What Litestar needs to serve `/schema` and `/schema/openapi.json`."""
+    return OpenAPIConfig(
+        title="Taskflow",
+        version=taskflow.__version__,
+        description="A background task queue on PostgreSQL alone.",
+        path="/schema",
+        render_plugins=[Page(), Document(registry, with_test_queue=with_test_queue)],
+        use_handler_docstrings=True,
+    )

@@ -1,0 +1,51 @@
+"""For probes: whether this process works, and whether it can serve."""
+
+import asyncio
+from typing import Final, Literal
+
+from litestar import Response, route
+from litestar.openapi import ResponseSpec
+from msgspec import Struct
+
+from taskflow.api.services import ApiRequest, services
+from taskflow.api.tasks import GET
+from taskflow.database import AWAY
+
+PATIENCE: Final = 2.0
+"""Seconds; Postgres must answer within."""
+
+
+class Ready(Struct, frozen=True):
+    """Whether requests can be served."""
+
+    status: Literal["ready", "not ready"]
+
+
+class Alive(Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["up"] = "up"
+
+
+@route(
+    "/readiness",
+    http_method=GET,
+    status_code=200,
+    summary="Can requests be served?",
+    tags=["health"],
+    responses={503: ResponseSpec(Ready, description="Postgres cannot be reached", generate_examples=False)},
+)
+async def readiness(request: ApiRequest) -> Response[Ready]:
+    """Asks Postgres."""
+    try:
+        async with asyncio.timeout(PATIENCE), services(request).pool.connection() as conn:
+            await conn.execute("SELECT 1")
+    except (*AWAY, TimeoutError):
+        return Response(Ready("not ready"), status_code=503)
+    return Response(Ready("ready"))
+
+
+@route("/liveness", http_method=GET, status_code=200, summary="Does the process work?", tags=["health"])
+async def liveness() -> Alive:
+    """Never asks Postgres: an outage there must not restart this process."""
+    return Alive()

@@ -1,0 +1,99 @@
+"""Every error becomes a response here, once: a problem as RFC 9457 describes it."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+import msgspec
+import psycopg
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.openapi import ResponseSpec
+from msgspec import Meta, Struct
+
+from taskflow.api.services import ApiRequest
+from taskflow.database import AWAY
+from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = "1"
+"""Seconds; sent with each 503."""
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong, as RFC 9457 says it; `field` names what is at fault where there is one."""
+
+    type: Annotated[str, Meta(description="`about:blank`: the status says it all", examples=["about:blank"])]
+    title: Annotated[str, Meta(examples=["Not Found"])]
+    status: Annotated[int, Meta(examples=[404])]
+    detail: Annotated[str, Meta(examples=["no task has this id"])]
+    field: Annotated[str | None, Meta(description="a path such as `payload.to`")] = None
+
+
+class InvalidRequest(TaskflowError):
+    """The request itself cannot be used; *field* names the parameter at fault, if it is one."""
+
+    def __init__(self, problem: str, field: str | None = None) -> None:
+        super().__init__(problem)
+        self.field = field
+
+
+class TaskNotFound(NotFoundException):
+    """No task has this id."""
+
+    detail = "no task has this id"
+
+
+def answer(request: ApiRequest, error: Exception) -> Response[bytes]:
+    """The response that tells the client of *error*; what nobody foresaw is logged and told without its insides."""
+    problem = problem_of(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = RETRY_AFTER
+        log.warning("request.refused", path=request.url.path, reason=f"{type(error).__name__}: {error}".strip())
+    elif problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request.crashed", method=request.method, path=request.url.path, exc_info=error)
+    return Response(msgspec.json.encode(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell the client of *error*."""
+    match error:
+        case InvalidTask():
+            return _of("invalid-task", "Invalid task", 400, str(error), error.field)
+        case UnknownTaskType():
+            return _of("unknown-task-type", "Unknown task type", 400, str(error), "type")
+        case InvalidRequest():
+            return _of("invalid-request", "Invalid request", 400, str(error), error.field)
+        case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _plain(error.status_code, error.detail)
+        case TimeoutError() | psycopg.errors.QueryCanceled():
+            return _of("too-slow", "The request took too long", 503, "it was cancelled; try again later")
+        case _ if isinstance(error, AWAY):
+            return _of("database-away", "The database cannot be reached", 503, "try again later")
+        case _:
+            return _plain(500, "the server met an error that it did not expect; its log says more")
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problems that a route can answer, for its OpenAPI description."""
+    return {
+        status: ResponseSpec(
+            Problem, description=HTTPStatus(status).phrase, media_type=MEDIA_TYPE, generate_examples=False
+        )
+        for status in statuses
+    }
+
+
+def _of(kind: str, title: str, status: int, detail: str, field: str | None = None) -> Problem:
+    return Problem(type=f"urn:taskflow:problem:{kind}", title=title, status=status, detail=detail, field=field)
+
+
+def _plain(status: int, detail: str) -> Problem:
+    return Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
+
+
+ANSWERS: Final[dict[Any, Any]] = {Exception: answer}
+"""Litestar's exception_handlers."""

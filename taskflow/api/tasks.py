@@ -1,0 +1,122 @@
+"""Enqueue tasks, and look at them."""
+
+import re
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from litestar import HttpMethod, post, route
+from litestar.exceptions import ClientException
+from litestar.openapi.spec import OpenAPIType
+from litestar.params import PathParameter
+from msgspec import Meta, Struct, structs
+
+from taskflow import queries
+from taskflow.api.body import read_task
+from taskflow.api.problems import InvalidRequest, TaskNotFound, documented
+from taskflow.api.services import ApiRequest, services
+from taskflow.model import Status
+from taskflow.queries import TaskView
+
+LARGEST_ID: Final = 2**63 - 1
+GET: Final = (HttpMethod.GET, HttpMethod.HEAD)
+
+TaskId = Annotated[
+    str,
+    PathParameter(
+        description="the id that `POST /tasks` gave",
+        schema_extra={"type": OpenAPIType.INTEGER, "format": "int64", "minimum": 1, "maximum": LARGEST_ID},
+    ),
+]
+
+
+class Added(Struct, frozen=True):
+    """The task is stored; a worker runs it when its turn comes."""
+
+    added_task_id: Annotated[int, Meta(examples=[1])]
+
+
+class HistoryEntry(Struct, frozen=True, kw_only=True):
+    """One change of a task's status."""
+
+    task_id: int
+    old_status: Status
+    new_status: Status
+    created_at_stamp: Annotated[int, Meta(description="Unix time in seconds", examples=[1764547200])]
+    created_at: datetime
+    attempt: int
+    worker: str | None
+    reason: str | None
+
+
+class History(Struct, frozen=True):
+    """A task's changes of status, oldest first."""
+
+    history: list[HistoryEntry]
+
+
+class UnsupportedMediaType(ClientException):
+    """The body is not announced as JSON."""
+
+    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+@post("/tasks", status_code=200, summary="Enqueue a task", tags=["tasks"], responses=documented(400, 413, 415, 503))
+async def add_task(request: ApiRequest) -> Added:
+    """Answers once the task is durable. `payload` must fit the task type."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("the body must be application/json")
+    given = services(request)
+    task = read_task(await request.body(), given.registry, with_test_queue=given.settings.enable_test_queue)
+    return Added(await given.enqueuer.enqueue(task))
+
+
+@route(
+    "/tasks/{id:str}",
+    http_method=GET,
+    status_code=200,
+    summary="A task as it stands",
+    tags=["tasks"],
+    responses=documented(400, 404, 503),
+)
+async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
+    """Its status, and what is known beside it."""
+    number = _number(id)
+    async with services(request).pool.connection() as conn:
+        task = await queries.find_task(conn, number)
+    if task is None:
+        raise TaskNotFound
+    return task
+
+
+@route(
+    "/tasks/{id:str}/history",
+    http_method=GET,
+    status_code=200,
+    summary="A task's changes of status",
+    tags=["tasks"],
+    responses=documented(400, 404, 503),
+)
+async def show_history(request: ApiRequest, id: TaskId) -> History:
+    """Oldest first; empty while the task waits for its first attempt."""
+    number = _number(id)
+    async with services(request).pool.connection() as conn:
+        transitions = await queries.find_history(conn, number)
+    if transitions is None:
+        raise TaskNotFound
+    return History(
+        [
+            HistoryEntry(**structs.asdict(transition), created_at_stamp=int(transition.created_at.timestamp()))
+            for transition in transitions
+        ]
+    )
+
+
+def _number(id: str) -> int:
+    """The id as a number that Postgres can look up; Python's int() would read more than ASCII digits."""
+    if not re.fullmatch(r"-?[0-9]+", id):
+        raise InvalidRequest("id: expected an integer", "id")
+    if len(id) > len(str(-LARGEST_ID)) or abs(int(id)) > LARGEST_ID:
+        raise TaskNotFound
+    return int(id)
