@@ -64,11 +64,11 @@ async def find_task(conn: Connection, id: int) -> TaskView | None:
 
 
 HISTORY = """
-SELECT history.task_id, old_status::text, new_status::text, history.attempt, worker.name AS worker, reason,
-       history.created_at
-FROM taskflow.task_history AS history
-LEFT JOIN taskflow.workers AS worker ON worker.id = history.worker_id
-WHERE history.task_id = %(id)s
+-- A join could lose the order of the view.
+SELECT task_id, old_status::text, new_status::text, attempt,
+       (SELECT name FROM taskflow.workers WHERE id = worker_id) AS worker, reason, created_at
+FROM taskflow.task_history
+WHERE task_id = %(id)s
 """
 
 
