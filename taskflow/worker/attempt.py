@@ -1,6 +1,7 @@
 """One attempt: from a claimed task to its outcome."""
 
 import asyncio
+import inspect
 import random
 import traceback
 from concurrent.futures import Executor
@@ -79,7 +80,7 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
         return Failed(f"UnknownTaskType: this worker knows no task type {task.type!r}; check its --app")
     try:
         payload = task_type.decode(task.payload)
-    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+    except BaseException as error:  # noqa: BLE001 – a payload type's own code may raise anything
         return Failed(describe_error(error, "the payload does not fit the task type"))
     try:
         if task_type.is_async:
@@ -87,12 +88,26 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
         else:
             loop = asyncio.get_running_loop()
             context = copy_context()
-            result = await loop.run_in_executor(threads, lambda: context.run(task_type.call, payload))
+            result = await loop.run_in_executor(threads, lambda: context.run(_call_in_thread, task_type, payload))
     except asyncio.CancelledError:
         return attempt.interrupted()
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 – the handler's own: data here
+    except BaseException as error:  # noqa: BLE001 – the handler's own: data here
+        if task_type.is_async and attempt.interruption is not None:
+            log.warning("attempt.cleanup_failed", error=describe_error(error).partition("\n")[0])
+            return attempt.interrupted()
         return after_failure(task, task_type.backoff, describe_error(error))
     return Succeeded() if result is None else Succeeded(encode_result(result))
+
+
+def _call_in_thread(task_type: TaskType, payload: object) -> object:
+    try:
+        result = task_type.call(payload)
+    except (StopIteration, GeneratorExit) as error:  # no future can pass them on, and the attempt would never end
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("the handler returned a coroutine; register the async function itself, or await it")
+    return result
 
 
 def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
@@ -104,13 +119,17 @@ def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
 
 def describe_error(error: BaseException, context: str = "") -> str:
     """What is kept of *error*: ``Type: message`` on the first line, then the traceback; text that Postgres can hold."""
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 – the user's __str__
-        message = f"(its message cannot be had: {type(broken).__name__})"
-    head = f"{type(error).__name__}: {message}" + (f" ({context})" if context else "")
+    head = f"{type(error).__name__}: {_message(error)}" + (f" ({context})" if context else "")
     trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None and not context else ""
-    return storable(f"{head[: ERROR_LIMIT // 2]}\n{trace[-ERROR_LIMIT // 2 :]}".strip())
+    half = ERROR_LIMIT // 2 - 1
+    return f"{storable(head[:half])[:half]}\n{storable(trace[-half:])[-half:]}".strip()
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:  # noqa: BLE001 – the user's __str__
+        return f"(its message cannot be had: {type(broken).__name__})"
 
 
 def storable(text: str) -> str:
@@ -122,8 +141,9 @@ def encode_result(result: object) -> bytes | None:
     """*result* as JSON, or None, with a line in the log, if it cannot be kept."""
     try:
         encoded = msgspec.json.encode(result)
-    except Exception as error:  # noqa: BLE001 – the user's own types may raise anything
-        log.warning("result.dropped", reason=f"it cannot be written as JSON: {error}")
+        encoded.decode()  # a msgspec.Raw may hold any bytes
+    except BaseException as error:  # noqa: BLE001 – the user's own types may raise anything
+        log.warning("result.dropped", reason=f"it cannot be written as JSON: {_message(error)}")
         return None
     if len(encoded) > RESULT_LIMIT or b"\\u0000" in encoded:
         reason = (
