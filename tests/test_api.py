@@ -1,0 +1,131 @@
+"""The API's routes, in this process, over a real database."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from conftest import MakeTask
+from serving import api, is_problem, stored
+from structlog.testing import capture_logs
+
+from taskflow import queries
+from taskflow.database import Connection
+from taskflow.model import Status
+
+LETTER = {"name": "a letter", "type": "print_letter", "payload": {"to": "Ada"}}
+
+
+@pytest.fixture
+async def client(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API over the emptied database."""
+    async with api(dsn) as client:
+        yield client
+
+
+@pytest.mark.parametrize("payload", [{"to": "Ada"}, '{"to": "Ada"}', '\n {"to": "Ada"} '])
+async def test_a_task_is_stored_whether_its_payload_is_an_object_or_a_string(
+    client: httpx.AsyncClient, conn: Connection, payload: object
+):
+    answer = await client.post("/tasks", json={**LETTER, "payload": payload, "priority": "high"})
+    ((id, *rest),) = await stored(conn)
+    assert (answer.status_code, answer.json()) == (200, {"added_task_id": id})
+    assert rest == ["a letter", "print_letter", {"to": "Ada"}, "high", "queued", 2]
+
+
+async def test_priority_is_normal_unless_given(client: httpx.AsyncClient, conn: Connection):
+    await client.post("/tasks", json=LETTER)
+    ((*_, priority, _, _),) = await stored(conn)
+    assert priority == "normal"
+
+
+async def test_the_test_queue_is_closed_unless_the_settings_open_it(dsn: str, client: httpx.AsyncClient):
+    task = {**LETTER, "priority": "test"}
+    assert is_problem(await client.post("/tasks", json=task), 400, "priority")
+    async with api(dsn, enable_test_queue=True) as client:
+        assert (await client.post("/tasks", json=task)).status_code == 200
+
+
+async def test_a_task_can_be_looked_at(client: httpx.AsyncClient):
+    id = (await client.post("/tasks", json=LETTER)).json()["added_task_id"]
+    task = (await client.get(f"/tasks/{id}")).json()
+    assert {"id": id, "status": "queued", "attempt": 0, **LETTER}.items() <= task.items()
+    assert task["worker"] is task["error"] is task["result"] is None
+
+
+async def test_the_history_tells_each_change_oldest_first(client: httpx.AsyncClient, make_task: MakeTask):
+    id = await make_task(Status.FAILED, error="boom")
+    answer = await client.get(f"/tasks/{id}/history")
+    first, second = answer.json()["history"]
+    assert answer.status_code == 200
+    assert first.keys() == {
+        "task_id", "old_status", "new_status", "created_at_stamp", "created_at", "attempt", "worker", "reason",
+    }  # fmt: skip
+    assert [(entry["task_id"], entry["old_status"], entry["new_status"]) for entry in (first, second)] == [
+        (id, "queued", "running"),
+        (id, "running", "failed"),
+    ]
+    assert type(first["created_at_stamp"]) is int
+    assert second["reason"] == "boom"
+
+
+async def test_a_task_without_transitions_has_an_empty_history(client: httpx.AsyncClient, make_task: MakeTask):
+    answer = await client.get(f"/tasks/{await make_task()}/history")
+    assert (answer.status_code, answer.json()) == (200, {"history": []})
+
+
+@pytest.mark.parametrize("below", ["", "/history"])
+class TestIds:
+    """Both paths below /tasks read ids the same way."""
+
+    @pytest.mark.parametrize("id", ["0", "-1", "4611686018427387904", "9223372036854775807"])
+    async def test_an_unknown_id_is_not_found(self, client: httpx.AsyncClient, id: str, below: str):
+        assert is_problem(await client.get(f"/tasks/{id}{below}"), 404)
+
+    @pytest.mark.parametrize("id", ["9223372036854775808", "-9223372036854775809", "9" * 5000])
+    async def test_an_id_beyond_bigint_is_not_found(self, client: httpx.AsyncClient, id: str, below: str):
+        assert is_problem(await client.get(f"/tasks/{id}{below}"), 404)
+
+    @pytest.mark.parametrize(
+        "id", ["abc", "1.0", "1e3", "0x1", "1_0", "+1", "%201", "%00", "1%00", "1%0a", "%D9%A1", "%F0%9F%92%A3", "'"]
+    )
+    async def test_an_id_that_is_no_integer_is_refused(self, client: httpx.AsyncClient, id: str, below: str):
+        assert is_problem(await client.get(f"/tasks/{id}{below}"), 400, "id")
+
+
+async def test_the_server_is_ready_and_alive(client: httpx.AsyncClient):
+    ready, alive = await client.get("/readiness"), await client.get("/liveness")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert (alive.status_code, alive.json()) == (200, {"status": "up"})
+
+
+async def test_what_is_not_there_is_a_problem(client: httpx.AsyncClient):
+    for path in ["/", "/nope", "/tasks/1/nope", "/schema/nope", "/schema/assets/nope.js", "/schema/assets/../app.py"]:
+        assert is_problem(await client.get(path), 404), path
+
+
+async def test_a_wrong_method_is_told_the_right_ones(client: httpx.AsyncClient):
+    for path, allowed in [("/tasks", {"POST", "OPTIONS"}), ("/tasks/1", {"GET", "HEAD", "OPTIONS"})]:
+        answer = await client.delete(path)
+        assert is_problem(answer, 405)
+        assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+async def test_options_tells_every_method_of_a_path(client: httpx.AsyncClient):
+    for path, allowed in [("/tasks", "OPTIONS, POST"), ("/tasks/1", "GET, HEAD, OPTIONS"), ("/schema", "GET, OPTIONS")]:
+        answer = await client.options(path)
+        assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
+
+
+async def test_a_crash_is_logged_and_told_without_its_insides(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    async def crash(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(queries, "find_task", crash)
+    with capture_logs() as lines:
+        answer = await client.get("/tasks/1")
+    assert is_problem(answer, 500)
+    assert "secret" not in answer.text
+    ((event, error),) = [(line["event"], line["exc_info"]) for line in lines]
+    assert (event, str(error)) == ("request.crashed", "a secret")
