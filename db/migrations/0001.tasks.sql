@@ -37,6 +37,8 @@ CREATE TABLE taskflow.tasks (
         CHECK (status <> 'queued' OR (worker_id IS NULL AND started_at IS NULL)),
     CONSTRAINT a_running_task_has_a_worker
         CHECK (status <> 'running' OR (worker_id IS NOT NULL AND started_at IS NOT NULL)),
+    CONSTRAINT a_task_with_an_outcome_has_run
+        CHECK (status NOT IN ('succeeded', 'failed') OR (worker_id IS NOT NULL AND started_at IS NOT NULL)),
     CONSTRAINT a_final_task_says_when_it_ended
         CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
     CONSTRAINT a_failed_task_says_why CHECK (status <> 'failed' OR error IS NOT NULL)
