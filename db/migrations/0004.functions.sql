@@ -24,11 +24,11 @@ LANGUAGE sql STABLE AS $$
         FROM taskflow.attempts AS a
         WHERE a.task_id = $1
     )
-    SELECT $2 + greatest(1, $3 - earlier.used - (
-        SELECT count(*)::integer
+    SELECT least(2147483647, $2 + greatest(1, $3 - earlier.used - (
+        SELECT count(*)
         FROM taskflow.attempts AS a
         WHERE a.task_id = $1 AND a.outcome = 'released' AND a.attempt > earlier.used
-    ))
+    )))::integer
     FROM earlier
 $$;
 

@@ -22,7 +22,9 @@ RETURNING id
 
 async def succeed(conn: Connection, worker: int, attempt: int, ids: Sequence[int]) -> set[int]:
     """Record *ids* as succeeded in *attempt*."""
-    cursor = await conn.execute(SUCCEED, {"worker": worker, "attempt": attempt, "ids": list(ids)})
+    # Written out here, for psycopg takes ten times as long to make an array of numbers.
+    array = f"{{{','.join(map(str, ids))}}}"
+    cursor = await conn.execute(SUCCEED, {"worker": worker, "attempt": attempt, "ids": array})
     return {id for (id,) in await cursor.fetchall()}
 
 
@@ -128,7 +130,7 @@ WITH mine AS (
     FOR UPDATE OF task
 ), requeued AS (
     UPDATE taskflow.tasks AS task
-    SET status = 'queued', updated_at = now(), max_attempts = task.max_attempts + 1,
+    SET status = 'queued', updated_at = now(), max_attempts = least(task.max_attempts::bigint + 1, 2147483647),
         worker_id = NULL, started_at = NULL
     FROM mine
     WHERE task.id = mine.id
