@@ -24,38 +24,44 @@ START: Final = Mark(datetime(1970, 1, 1, tzinfo=UTC), 0)
 # `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
 # A worker that was taken for gone claims nothing.
 CLAIM = """
-UPDATE taskflow.tasks AS task
-SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
-WHERE task.id = ANY (ARRAY(
-        SELECT due.id
-        FROM unnest(%(priorities)s::taskflow.priority[], %(scheduled_at)s::timestamptz[], %(ids)s::bigint[])
-             AS mark (priority, scheduled_at, id)
-        CROSS JOIN LATERAL (
-            SELECT ready.id
-            FROM taskflow.tasks AS ready
-            WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
-              AND (ready.scheduled_at, ready.id) > (mark.scheduled_at, mark.id)
-            ORDER BY ready.scheduled_at, ready.id
+WITH claimed AS (
+    UPDATE taskflow.tasks AS task
+    SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
+    WHERE task.id = ANY (ARRAY(
+            SELECT due.id
+            FROM unnest(%(priorities)s::taskflow.priority[], %(scheduled_at)s::timestamptz[], %(ids)s::bigint[])
+                 AS mark (priority, scheduled_at, id)
+            CROSS JOIN LATERAL (
+                SELECT ready.id
+                FROM taskflow.tasks AS ready
+                WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
+                  AND (ready.scheduled_at, ready.id) > (mark.scheduled_at, mark.id)
+                ORDER BY ready.scheduled_at, ready.id
+                LIMIT %(limit)s
+                FOR UPDATE SKIP LOCKED
+            ) AS due
             LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED
-        ) AS due
-        LIMIT %(limit)s
-    ))
-    AND (SELECT set_config('synchronous_commit', 'off', true)
-         FROM taskflow.workers
-         WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
-RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name, task.priority::text,
-          task.scheduled_at
+        ))
+        AND (SELECT set_config('synchronous_commit', 'off', true)
+             FROM taskflow.workers
+             WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
+    RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload, task.name, task.priority,
+              task.scheduled_at
+)
+SELECT id, attempt, max_attempts, type, payload::text, name, priority::text, scheduled_at
+FROM claimed
+ORDER BY claimed.priority, scheduled_at, id
 """
 
 
 async def claim(
     conn: Connection, worker: int, priorities: Sequence[Priority], limit: int, marks: dict[Priority, Mark] | None = None
 ) -> list[ClaimedTask]:
-    """Claim at most *limit* due tasks, the first priority of *priorities* first, then the longest due.
+    """Claim at most *limit* due tasks: the highest priority first, then the longest due.
 
-    Tasks at or before their priority's mark are passed over; *marks* moves on to the last claimed ones. An empty
-    answer means that nothing is due behind the marks, or that *worker* was taken for gone.
+    *priorities* are given in that order. Tasks at or before their priority's mark are passed over; *marks* moves on to
+    the last claimed ones. An empty answer means that nothing is due behind the marks, or that *worker* was taken for
+    gone.
     """
     marks = {} if marks is None else marks
     starts = [marks.get(priority, START) for priority in priorities]
@@ -70,14 +76,9 @@ async def claim(
         },
     )
     rows = await cursor.fetchall()
-    rank = {priority.value: position for position, priority in enumerate(priorities)}
-    rows.sort(key=lambda row: (rank[row[6]], row[7], row[0]))  # UPDATE … RETURNING has no order
-    claimed: list[ClaimedTask] = []
-    for id, attempt, max_attempts, type, payload, name, priority, scheduled_at in rows:
-        priority = Priority(priority)
-        marks[priority] = Mark(scheduled_at, id)
-        claimed.append(ClaimedTask(id, attempt, max_attempts, type, payload, name, priority))
-    return claimed
+    for priority, (id, scheduled_at) in {row[6]: (row[0], row[7]) for row in rows}.items():
+        marks[Priority(priority)] = Mark(scheduled_at, id)
+    return [ClaimedTask(*row[:7]) for row in rows]
 
 
 # From now on, so that the index entries of what was claimed before are not read.
