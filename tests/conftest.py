@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
+from unittest.mock import patch
 from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
 from taskflow.database import Connection, connect
 from taskflow.embedded import private_server
 from taskflow.migrate import migrate
 from taskflow.model import Priority, Status
+from taskflow.settings import VARIABLES
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +56,10 @@ def _database(server: str, template: str | None = None) -> Generator[str]:
             admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
+def _name_of(dsn: str) -> str:
+    return str(conninfo_to_dict(dsn)["dbname"])
+
+
 @pytest.fixture
 def empty_database(server: str) -> Iterator[str]:
     """The DSN of a database of this test's own, without Taskflow's schema."""
@@ -71,14 +78,14 @@ def template(server: str) -> Iterator[str]:
 @pytest.fixture
 def own_database(server: str, template: str) -> Iterator[str]:
     """The DSN of a migrated database of this test's own, for tests that start real processes."""
-    with _database(server, psycopg.conninfo.conninfo_to_dict(template)["dbname"]) as dsn:  # type: ignore[arg-type]
+    with _database(server, _name_of(template)) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def shared_database(server: str, template: str) -> Iterator[str]:
     """The DSN of the migrated database that quick tests share."""
-    with _database(server, psycopg.conninfo.conninfo_to_dict(template)["dbname"]) as dsn:  # type: ignore[arg-type]
+    with _database(server, _name_of(template)) as dsn:
         yield dsn
 
 
@@ -97,9 +104,49 @@ async def conn(dsn: str) -> AsyncIterator[Connection]:
         yield conn
 
 
-def _only(row: tuple[Any, ...] | None) -> int:
+Connect = Callable[[int], Awaitable[list[Connection]]]
+
+
+@pytest.fixture
+async def connections(dsn: str) -> AsyncIterator[Connect]:
+    """``await connections(n)``: *n* more autocommit connections, for tests where several claim at once."""
+    async with AsyncExitStack() as opened:
+
+        async def open_more(count: int) -> list[Connection]:
+            return [await opened.enter_async_context(await connect(dsn, "test")) for _ in range(count)]
+
+        yield open_more
+
+
+async def ask(conn: Connection, query: LiteralString, *parameters: object) -> Any:
+    """The first column of the only row that *query* answers."""
+    row = await (await conn.execute(query, parameters)).fetchone()
     assert row is not None
     return row[0]
+
+
+async def look(conn: Connection, id: int) -> dict[str, Any]:
+    """The task's row, all columns."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        row = await (await cursor.execute("SELECT * FROM taskflow.tasks WHERE id = %s", [id])).fetchone()
+    assert row is not None
+    return row
+
+
+Step = tuple[str, str, int, int | None, str | None]
+
+
+async def history(conn: Connection, id: int) -> list[Step]:
+    """The task's transitions, oldest first, as (old status, new status, attempt, worker id, reason)."""
+    cursor = await conn.execute(
+        """
+        SELECT old_status::text, new_status::text, attempt, worker_id, reason
+        FROM taskflow.task_history
+        WHERE task_id = %s
+        """,
+        [id],
+    )
+    return await cursor.fetchall()
 
 
 MakeWorker = Callable[..., Awaitable[int]]
@@ -111,18 +158,32 @@ def make_worker(conn: Connection) -> MakeWorker:
     """``await make_worker(silent_for=0, stopped=False, name=…)``: the id of a worker's row."""
 
     async def make(*, name: str | None = None, silent_for: float = 0, stopped: bool = False) -> int:
-        cursor = await conn.execute(
+        return await ask(
+            conn,
             """
             INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency, heartbeat_at, stopped_at)
             VALUES (%s, 'test', 1, '0', '{high,normal,low}', 10, now() - make_interval(secs => %s),
                     CASE WHEN %s THEN now() END)
             RETURNING id
             """,
-            [name or uuid4().hex, silent_for, stopped],
+            name or uuid4().hex,
+            silent_for,
+            stopped,
         )
-        return _only(await cursor.fetchone())
 
     return make
+
+
+@pytest.fixture
+async def worker(make_worker: MakeWorker) -> int:
+    """The id of a worker that lives."""
+    return await make_worker()
+
+
+@pytest.fixture
+async def other(make_worker: MakeWorker) -> int:
+    """The id of another worker that lives."""
+    return await make_worker()
 
 
 @pytest.fixture
@@ -150,14 +211,18 @@ def make_task(conn: Connection, make_worker: MakeWorker) -> MakeTask:
             SQL("now()" if "worker_id" in given else "NULL"),
             SQL("now()" if status.is_final else "NULL"),
         )
-        cursor = await conn.execute(statement, [*given.values(), status.value])
-        return _only(await cursor.fetchone())
+        row = await (await conn.execute(statement, [*given.values(), status.value])).fetchone()
+        assert row is not None
+        return row[0]
 
     return make
 
 
 @pytest.fixture
-def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory without settings of the outside world."""
+def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory without settings of the outside world; what a ``.env`` sets ends with the test."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with patch.dict(os.environ):
+        for name in VARIABLES:
+            os.environ.pop(name, None)
+        yield tmp_path
