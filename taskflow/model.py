@@ -33,7 +33,9 @@ EVERYDAY = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 class Status(StrEnum):
     """The states of a task; the last three are final, and only recovery or a retry by hand leaves two of them."""
 
-    QUEUED = "queued"  # enqueue, a retry, a release or a rescue set it; a claim moves it on once scheduled_at has passed
+    QUEUED = (
+        "queued"  # enqueue, a retry, a release or a rescue set it; a claim moves it on once scheduled_at has passed
+    )
     RUNNING = "running"  # a claim set it; the worker's finish moves it on, or the rescue if the worker is gone
     SUCCEEDED = "succeeded"  # the handler returned
     FAILED = "failed"  # attempts exhausted, a permanent error, or a rescue with no attempts left; recovery re-queues it
@@ -63,9 +65,9 @@ class ClaimedTask(Struct, frozen=True):
     attempt: int
     max_attempts: int
     type: str
-    payload: bytes
+    payload: str
     name: str
-    priority: Priority
+    priority: str
 
 
 class Succeeded(Struct, frozen=True):

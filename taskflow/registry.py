@@ -32,7 +32,7 @@ class TaskType(Struct, frozen=True, kw_only=True):
     backoff: Backoff
     decoder: msgspec.json.Decoder[Any]
 
-    def decode(self, payload: bytes) -> Any:
+    def decode(self, payload: bytes | str) -> Any:
         """The typed payload; raises msgspec.ValidationError where it does not fit."""
         return self.decoder.decode(payload)
 
@@ -119,7 +119,9 @@ def _where(function: Handler) -> str:
 def _payload_of(function: Handler, given: Any) -> tuple[bool, Any]:
     """Whether *function* takes a payload, and of which type."""
     parameters = list(inspect.signature(function).parameters.values())
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     if len(required) > 1:
         raise TypeError(f"{_where(function)} must take one parameter, the payload; it takes {len(required)}")
     if given is not None:
@@ -158,5 +160,3 @@ def load(modules: Iterable[str]) -> Registry:
     if not registry.names():
         raise AppNotLoaded(", ".join(names), "it registers no task type with @task")
     return registry
-
-

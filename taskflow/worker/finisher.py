@@ -107,6 +107,9 @@ class Finisher:
             await self._record_surely([(task, Failed(f"OutcomeRefused: {type(error).__name__}"))])
 
     def _tell(self, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
+        """Log what did not simply succeed."""
+        if len(recorded) == len(batch) and all(isinstance(outcome, Succeeded) for _, outcome in batch):
+            return
         for task, outcome in batch:
             if isinstance(outcome, Cancelled):
                 continue
