@@ -15,6 +15,22 @@ LANGUAGE sql VOLATILE AS $$
     RETURNING id
 $$;
 
+-- Many tasks in one statement: a JSON array of objects with the parameters of taskflow.enqueue as keys. All or nothing;
+-- the ids come in the array's order. A thousand tasks a call are as fast as it gets.
+CREATE FUNCTION taskflow.enqueue_many(tasks jsonb) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
+    SELECT type, coalesce(payload, '{}'), coalesce(name, type), coalesce(priority, 'normal'), coalesce(max_attempts, 5),
+           coalesce(scheduled_at, now())
+    FROM ROWS FROM (
+            jsonb_to_recordset($1)
+            AS (type text, payload jsonb, name text, priority taskflow.priority, max_attempts integer,
+                scheduled_at timestamptz)
+         ) WITH ORDINALITY AS given (type, payload, name, priority, max_attempts, scheduled_at, position)
+    ORDER BY position
+    RETURNING id
+$$;
+
 -- The max_attempts that gives a task its first budget again: recovery and retry by hand raise it, for attempt numbers
 -- only grow. What earlier re-queues by hand used up, and what releases gave back, is not part of the first budget.
 CREATE FUNCTION taskflow.fresh_budget(task_id bigint, attempt integer, max_attempts integer) RETURNS integer
