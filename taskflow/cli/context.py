@@ -24,6 +24,8 @@ PATIENCE: Final = 60.0
 
 APP_HELP: Final = "Module with task types; several times, or comma separated.  [TASKFLOW_APP]"
 
+click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
+
 version_option = click.version_option(package_name="taskflow-pg", message="taskflow %(version)s")
 
 

@@ -73,7 +73,10 @@ def main(tasks: int, leave: bool) -> None:
     """
     from rich.console import Console
 
+    from taskflow import logs
+
     settings = load_settings()
+    logs.configure("warning")  # what goes well is told by the display
     stopper = Stopper()
     stopper.install()
     console = Console(highlight=False, soft_wrap=True)
@@ -87,12 +90,12 @@ def main(tasks: int, leave: bool) -> None:
 
 def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, leave: bool) -> int:
     """Start everything, run *tasks* samples, and stop everything; the exit status."""
+    from taskflow.cli.listening import listen
     from taskflow.cli.samples import enqueue_samples
-    from taskflow.cli.server import listen
     from taskflow.migrate import migrate
 
     url = f"http://{HOST}:{settings.server_port}"
-    listen(HOST, settings.server_port).close()  # a taken port is told before anything is started
+    listen(HOST, settings.server_port, "SERVER_PORT").close()  # a taken port is told before anything is started
     console.print(f"Starting PostgreSQL, the API and three workers; their logs are in {settings.taskflow_dir}/logs")
     with own_postgres(settings) as dsn:
         stopper.check()
@@ -113,16 +116,39 @@ def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, 
 def own_postgres(settings: "Settings") -> Generator[str]:
     """The embedded Postgres, whatever database is set; it has ended after this context, unless others use it."""
     from taskflow import embedded
-    from taskflow.embedded.shared import keeper_lock, try_lock
 
     directory = Path(settings.taskflow_dir)
-    with embedded.hold(directory, binaries=embedded.find_binaries(settings.taskflow_pg_bin)) as dsn:
-        yield dsn
+    try:
+        with embedded.hold(directory, binaries=embedded.find_binaries(settings.taskflow_pg_bin)) as dsn:
+            yield dsn
+    finally:
+        _await_shutdown(directory)
+
+
+def _await_shutdown(directory: Path) -> None:
+    from taskflow.embedded.shared import keeper_lock
+
     deadline = time.monotonic() + STOPPED_WITHIN
-    while (lock := try_lock(keeper_lock(directory))) is None and time.monotonic() < deadline:
+    while not _is_free(keeper_lock(directory)) and time.monotonic() < deadline:
+        if _has_users(directory):
+            return
         time.sleep(0.05)
+
+
+def _has_users(directory: Path) -> bool:
+    """Whether others share the users' lock; a keeper that stops Postgres has it alone."""
+    from taskflow.embedded.shared import users_lock
+
+    return not _is_free(users_lock(directory)) and _is_free(users_lock(directory), shared=True)
+
+
+def _is_free(path: Path, *, shared: bool = False) -> bool:
+    from taskflow.embedded.shared import try_lock
+
+    lock = try_lock(path, shared=shared)
     if lock is not None:
         os.close(lock)
+    return lock is not None
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """``taskflow-server``: the REST API."""
 
+import logging
 import math
-import socket
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -18,17 +17,11 @@ from taskflow.cli.context import (
     tells_errors,
     version_option,
 )
-from taskflow.errors import SettingsError, TaskflowError
+from taskflow.cli.listening import is_loopback, listen
+from taskflow.errors import SettingsError
 
 if TYPE_CHECKING:
     from taskflow.settings import Settings
-
-
-class CannotListen(TaskflowError):
-    """The API's address is taken, or not ours."""
-
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        super().__init__(f"cannot listen on {host}:{port}: {reason}; choose another SERVER_PORT or SERVER_HOST")
 
 
 @click.command("server")
@@ -56,21 +49,10 @@ def main(host: str | None, port: int | None, app: tuple[str, ...]) -> None:
         serve(settings, dsn)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether *host* can be reached from this machine only."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket of the API; raises CannotListen."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise CannotListen(host, port, error.strerror or str(error)) from error
+def leave_out_colours(record: logging.LogRecord) -> bool:
+    """A filter of uvicorn's log: each of its messages comes with a coloured twin."""
+    record.__dict__.pop("color_message", None)
+    return True
 
 
 def serve(settings: "Settings", dsn: str) -> None:
@@ -82,10 +64,11 @@ def serve(settings: "Settings", dsn: str) -> None:
     from taskflow.database import wait_until_up
     from taskflow.migrate import migrate
 
+    logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))
     run_async(wait_until_up(dsn, PATIENCE))
     migrate(dsn)
-    with listen(settings.server_host, settings.server_port) as listener:
+    with listen(settings.server_host, settings.server_port, "SERVER_PORT") as listener:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -17,6 +17,7 @@ from taskflow.cli.context import (
     tells_errors,
     version_option,
 )
+from taskflow.cli.listening import listen
 from taskflow.model import EVERYDAY, Priority
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> i
     from taskflow.worker import WorkerOptions
 
     types = registry.load(settings.apps)
+    if settings.health_port is not None:
+        listen(settings.health_host, settings.health_port, "HEALTH_PORT").close()
     options = WorkerOptions(
         name=name,
         priorities=priorities,

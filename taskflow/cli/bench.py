@@ -1,0 +1,90 @@
+"""``taskflow bench``: measures Taskflow on a database of its own, on a server of the user's choice."""
+
+import signal
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from taskflow.cli.context import fail, load_settings, tells_errors, version_option
+
+if TYPE_CHECKING:
+    from taskflow.bench.report import Result
+    from taskflow.bench.stage import Stage
+
+INTERRUPTED = 130
+"""Exit status, as a shell gives it."""
+
+COUNT = click.IntRange(min=1)
+
+Benchmark = Callable[..., Callable[["Stage"], "Result"]]
+
+
+@click.group("bench")
+@version_option
+def main() -> None:
+    """Measure what Taskflow does on this machine and on your Postgres.
+
+    Each benchmark makes a database of its own, taskflow_bench_…, and drops it again, also on Ctrl-C. The server is that
+    of --dsn, else that of DATABASE_URL or DB_HOST, else a private one that is started for this run. Figures count only
+    beside those of the same run: compare ratios, and let nothing else use the machine.
+    """
+
+
+def benchmark(command: Benchmark) -> Callable[..., None]:
+    """Make *command* a subcommand: it turns its own options into what is to be run on a stage."""
+
+    @wraps(command)
+    def measured(dsn: str | None, as_json: bool, **options: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            _measure(command(**options), dsn, as_json)
+        except KeyboardInterrupt:
+            fail("interrupted; the benchmark's database is dropped", INTERRUPTED)
+
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all samples, no table.")
+    dsn = click.option("--dsn", help="A server on which databases may be created.  [DATABASE_URL]")
+    return main.command(command.__name__)(dsn(as_json(version_option(tells_errors(measured)))))
+
+
+def _measure(run: Callable[["Stage"], "Result"], dsn: str | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from taskflow.bench.environment import describe
+    from taskflow.bench.report import show, to_json
+    from taskflow.bench.stage import open_stage
+
+    settings = load_settings(database_url=dsn, log_level="warning")
+    with open_stage(settings.dsn, Path(settings.taskflow_dir)) as stage:
+        result, environment = run(stage), describe(stage.dsn)
+    if as_json:
+        click.echo(to_json(result, environment))
+    else:
+        show(Console(), result, environment)
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=100_000, show_default=True, help="Enqueued before the workers start.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Worker processes.")
+@click.option("--concurrency", type=COUNT, help="Attempts that each runs at once.  [WORKER_CONCURRENCY]")
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Medians of so many runs.")
+def drain(tasks: int, workers: int, concurrency: int | None, rounds: int) -> Callable[["Stage"], "Result"]:
+    """Drain a full queue of no-op tasks, and the same by hand-written SQL.
+
+    Measures tasks per second and CPU, and fails unless each task ran exactly once.
+    """
+    from taskflow.bench.drain import run
+
+    return lambda stage: run(stage, tasks, workers, concurrency, rounds)
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=200, show_default=True, help="How many are enqueued.")
+@click.option("--every", type=click.FloatRange(min=0.001), default=0.05, show_default=True, help="Seconds between two.")
+def latency(tasks: int, every: float) -> Callable[["Stage"], "Result"]:
+    """Time from an enqueue's commit to the handler's start in an idle worker."""
+    from taskflow.bench.latency import run
+
+    return lambda stage: run(stage, tasks, every)
