@@ -77,7 +77,7 @@ async def served(dsn: str, **settings: Any) -> AsyncGenerator[httpx.AsyncClient]
     """A client of a real server that runs in this loop."""
     with _server(make_app(dsn, **settings)) as (server, listener, url):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await until(lambda: _now(server.started))
+        await until(lambda: holds(server.started))
         try:
             async with httpx.AsyncClient(base_url=url) as client:
                 yield client
@@ -199,5 +199,19 @@ async def until(condition: Callable[[], Awaitable[bool]], patience: float = 10.0
         await asyncio.sleep(0.01)
 
 
-async def _now(value: bool) -> bool:
-    return value
+async def holds(fact: bool) -> bool:
+    """*fact*, as a condition for `until`."""
+    return fact
+
+
+async def waiting_for_a_lock(conn: Connection, application: str, count: int) -> bool:
+    """Whether so many sessions of *application* wait for a lock now."""
+    await conn.execute("SELECT pg_stat_clear_snapshot()")  # within a transaction, the first look would be kept
+    cursor = await conn.execute(
+        """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = %s AND wait_event_type = 'Lock'
+        """,
+        [application],
+    )
+    return await cursor.fetchone() == (count,)
