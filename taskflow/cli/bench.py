@@ -77,7 +77,8 @@ def drain(tasks: int, workers: int, concurrency: int | None, rounds: int) -> Cal
     """
     from taskflow.bench.drain import run
 
-    return lambda stage: run(stage, tasks, workers, concurrency, rounds)
+    slots = load_settings(worker_concurrency=concurrency).worker_concurrency
+    return lambda stage: run(stage, tasks, workers, slots, rounds)
 
 
 @benchmark
@@ -87,4 +88,5 @@ def latency(tasks: int, every: float) -> Callable[["Stage"], "Result"]:
     """Time from an enqueue's commit to the handler's start in an idle worker."""
     from taskflow.bench.latency import run
 
-    return lambda stage: run(stage, tasks, every)
+    slots = load_settings().worker_concurrency
+    return lambda stage: run(stage, tasks, every, slots)

@@ -1,0 +1,57 @@
+"""The limit: the writes of a drain as plain SQL, on the very schema, with nothing around them."""
+
+import asyncio
+import time
+from typing import Final, LiteralString
+
+from taskflow.database import Connection, connect
+
+AHEAD: Final = 4
+"""Claimed batches that may wait to be finished."""
+
+CLAIM: Final[LiteralString] = """
+UPDATE taskflow.tasks
+SET status = 'running', attempt = attempt + 1, worker_id = 0, started_at = now(), updated_at = now()
+WHERE id = ANY (ARRAY(
+    SELECT id
+    FROM taskflow.tasks
+    WHERE status = 'queued' AND priority = 'normal' AND scheduled_at <= now()
+    ORDER BY priority, scheduled_at, id
+    LIMIT %(batch)s
+    FOR UPDATE SKIP LOCKED
+))
+RETURNING id
+"""
+
+FINISH: Final[LiteralString] = """
+UPDATE taskflow.tasks
+SET status = 'succeeded', finished_at = now(), updated_at = now(), error = NULL
+WHERE id = ANY (%(ids)s::bigint[])
+"""
+
+Claimed = asyncio.Queue[list[int]]
+
+
+async def drain_by_hand(dsn: str, batch: int) -> float:
+    """Claim on one connection and finish on another until nothing is queued; how many seconds that took."""
+    claimed = Claimed(AHEAD)
+    async with await connect(dsn, "taskflow bench") as claims, await connect(dsn, "taskflow bench") as finishes:
+        await claims.execute("SET synchronous_commit = off")  # a claim of Taskflow's is not waited for either
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_claim_all(claims, batch, claimed))
+            both.create_task(_finish_all(finishes, claimed))
+        return time.perf_counter() - began
+
+
+async def _claim_all(conn: Connection, batch: int, claimed: Claimed) -> None:
+    """Ends with an empty batch."""
+    ids = [0]
+    while ids:
+        ids = [id for (id,) in await (await conn.execute(CLAIM, {"batch": batch})).fetchall()]
+        await claimed.put(ids)
+
+
+async def _finish_all(conn: Connection, claimed: Claimed) -> None:
+    while ids := await claimed.get():
+        await conn.execute(FINISH, {"ids": ids})

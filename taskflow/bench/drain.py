@@ -1,0 +1,91 @@
+"""How fast workers drain a queue that was filled before, against hand-written SQL of the same writes."""
+
+import asyncio
+from collections import defaultdict
+from statistics import median
+from typing import Final, LiteralString
+
+from msgspec import Struct
+
+from taskflow.bench.backlogs import await_all_final, fill, verify_each_ran_once
+from taskflow.bench.by_hand import drain_by_hand
+from taskflow.bench.cpu import Meter, Usage
+from taskflow.bench.report import Figure, Result
+from taskflow.bench.stage import Session, Stage, one
+from taskflow.bench.workers import run_held_back_workers
+
+BATCHES: Final = (100, 500, 1000)
+RATIO_BAR: Final = 0.7
+
+
+class Drained(Struct, frozen=True):
+    """One drain: tasks per second, and the CPU used meanwhile."""
+
+    rate: float
+    seconds: float
+    usage: Usage
+
+
+LAST_END: Final[LiteralString] = "SELECT extract(epoch FROM max(finished_at))::float8 FROM taskflow.tasks"
+
+
+def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrency: int) -> Drained:
+    """Fill the queue and have it drained, timed on Postgres's clock from letting the workers go to the last finish."""
+    fill(stage, conn, tasks)
+    with run_held_back_workers(stage, conn, workers, concurrency) as (processes, released_at):
+        meter = Meter(stage.dsn, [worker.process.pid for worker in processes])
+        before = meter.read()
+        with stage.step(f"draining {tasks:,} tasks", 1) as done:
+            await_all_final(conn, lambda: [worker.check() for worker in processes], done)
+        usage = meter.read().since(before)
+    (ended_at,) = one(conn, LAST_END)
+    verify_each_ran_once(conn)
+    return Drained(tasks / (ended_at - released_at), ended_at - released_at, usage)
+
+
+def run(stage: Stage, tasks: int, workers: int, concurrency: int, rounds: int) -> Result:
+    """Drain with workers and by hand in turns; medians of the rounds."""
+    drained: list[Drained] = []
+    by_hand: defaultdict[int, list[float]] = defaultdict(list)
+    with stage.connect() as conn:
+        for _ in range(rounds):
+            drained.append(drain_once(stage, conn, tasks, workers, concurrency))
+            for batch in BATCHES:
+                fill(stage, conn, tasks)
+                with stage.step(f"draining {tasks:,} tasks by hand, {batch} at a time"):
+                    by_hand[batch].append(tasks / asyncio.run(drain_by_hand(stage.dsn, batch)))
+                verify_each_ran_once(conn)
+    best = max(by_hand, key=lambda batch: median(by_hand[batch]))
+    limit, rate = median(by_hand[best]), median(run.rate for run in drained)
+    return Result(
+        benchmark="drain",
+        parameters={"tasks": tasks, "workers": workers, "concurrency": concurrency, "rounds": rounds},
+        figures=[
+            Figure("tasks_per_second", "Taskflow", rate, "tasks/s"),
+            Figure("by_hand_tasks_per_second", f"SQL by hand, {best} at a time", limit, "tasks/s"),
+            Figure("ratio", "Taskflow / by hand", rate / limit, at_least=RATIO_BAR),
+            *cpu_figures(drained, tasks),
+        ],
+        samples={
+            "tasks_per_second": [run.rate for run in drained],
+            **{f"by_hand_{batch}_tasks_per_second": rates for batch, rates in by_hand.items()},
+        },
+    )
+
+
+def cpu_figures(drained: list[Drained], tasks: int) -> list[Figure]:
+    """CPU seconds per 1,000 tasks, medians, and how much of the machine others used."""
+    workers = _median([run.usage.workers for run in drained])
+    postgres = _median([run.usage.postgres for run in drained])
+    others = _median([run.usage.others and run.usage.others / run.seconds for run in drained])
+    scale = 1000 / tasks
+    return [
+        Figure("worker_cpu_seconds_per_1000", "CPU of workers", workers and workers * scale, "s per 1,000 tasks"),
+        Figure("postgres_cpu_seconds_per_1000", "CPU of Postgres", postgres and postgres * scale, "s per 1,000 tasks"),
+        Figure("other_cores", "cores busy with something else", others),
+    ]
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -1,0 +1,78 @@
+"""Real worker processes, held back until all of them are ready to claim."""
+
+import os
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final, LiteralString
+
+from taskflow.bench.handlers import STARTS
+from taskflow.bench.stage import BenchmarkFailed, Session, Stage, one
+from taskflow.cli.children import Child, kill_children, start_child, stop_children
+
+READY_WITHIN: Final = 60.0
+STOPPED_WITHIN: Final = 20.0
+
+
+@contextmanager
+def run_workers(stage: Stage, count: int, concurrency: int) -> Generator[Sequence[Child]]:
+    """*count* processes of ``taskflow worker``, otherwise with the settings in force, until this context ends."""
+    environ = {
+        **os.environ,
+        "DATABASE_URL": stage.dsn,
+        "LOG_LEVEL": "warning",
+        "HEALTH_PORT": "",  # several workers cannot share one
+        STARTS: str(stage.folder / "starts"),
+    }
+    options = ["--app", "taskflow.bench.handlers", "--concurrency", str(concurrency)]
+    workers: list[Child] = []
+    try:
+        for number in range(count):
+            name = f"bench-{number}"
+            workers.append(start_child(name, ["worker", "--id", name, *options], environ, stage.folder))
+        yield workers
+        stop_children(workers, STOPPED_WITHIN)
+    finally:
+        kill_children(workers)
+
+
+# Claims that wait for the lock of hold_back.
+READY: Final[LiteralString] = """
+SELECT count(DISTINCT session.application_name)
+FROM pg_stat_activity AS session
+JOIN pg_locks AS wanted USING (pid)
+WHERE session.application_name LIKE 'taskflow claim %' AND session.datname = current_database()
+  AND wanted.relation = 'taskflow.tasks'::regclass AND NOT wanted.granted
+"""
+
+
+@contextmanager
+def run_held_back_workers(
+    stage: Stage, conn: Session, count: int, concurrency: int
+) -> Generator[tuple[Sequence[Child], float]]:
+    """Workers that have just been let go all at once, and when: in seconds of the epoch on Postgres's clock.
+
+    Until then a lock on the table keeps their first claim waiting, so that neither the start of a process nor a head
+    start counts.
+    """
+    with stage.step(f"starting {count} worker processes"):
+        conn.execute("BEGIN")
+        conn.execute("LOCK TABLE taskflow.tasks IN ACCESS EXCLUSIVE MODE")
+        with stage.connect() as observer, run_workers(stage, count, concurrency) as workers:
+            await_sessions(observer, READY, count, workers)
+            (released_at,) = one(conn, "SELECT extract(epoch FROM clock_timestamp())::float8")
+            conn.execute("COMMIT")
+            yield workers, released_at
+
+
+def await_sessions(conn: Session, statement: LiteralString, count: int, workers: Sequence[Child]) -> None:
+    """Return once *statement* counts *count*; raises ChildDied, or BenchmarkFailed after a minute."""
+    deadline = time.monotonic() + READY_WITHIN
+    while one(conn, statement) < (count,):
+        for worker in workers:
+            worker.check()
+        if time.monotonic() > deadline:
+            raise BenchmarkFailed(
+                f"{count} workers were not ready within {READY_WITHIN:g} s; see the load of this host"
+            )
+        time.sleep(0.01)
