@@ -69,7 +69,7 @@ def test_clients_that_say_nothing_hold_up_nobody(port: int):
 
 def test_probes_at_once_are_all_answered(port: int):
     answers: list[object] = []
-    threads = [threading.Thread(target=lambda: answers.append(get(port, "/liveness"))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: answers.append(get(port, "/liveness"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

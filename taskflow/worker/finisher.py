@@ -21,6 +21,9 @@ BATCH: Final = 1000
 BACKLOG: Final = 4 * BATCH
 """With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
 
+TOO_MUCH: Final = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+"""What Postgres refuses although it is not away: trying again would not end."""
+
 
 class Finisher:
     """Keeps outcomes until Postgres has them, also across lost connections.
@@ -83,6 +86,9 @@ class Finisher:
             conn = await self._link.get()
             try:
                 recorded = await record(conn, self._worker, batch)
+            except TOO_MUCH as error:
+                await self._record_one_by_one(conn, batch, error)
+                return
             except AWAY as error:
                 tries += 1
                 await self._link.lost(error)
@@ -90,6 +96,7 @@ class Finisher:
                 await self._record_one_by_one(conn, batch, error)
                 return
             else:
+                self._link.works()
                 self._tell(batch, recorded, certain=tries == 0)
                 return
 
