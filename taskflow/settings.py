@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import psycopg
@@ -75,6 +75,12 @@ VARIABLES: Mapping[str, msgspec.structs.FieldInfo] = {
 }
 """Every variable that Settings reads: its type, description and default."""
 
+# Libpq's own words would quote a part of the password.
+NOT_A_URL: Final = (
+    "not a URL as libpq reads it: postgresql://user:password@host:5432/database, "
+    "where %, @, : and / inside the password are written %25, %40, %3A and %2F"
+)
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from *environ*, or from the process's environment and ``.env`` beside it.
@@ -92,15 +98,14 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(variable.rstrip("`"), f"{_plain(problem)}; got {given[variable.rstrip('`')]!r}") from None
     if settings.database_url is not None:
         try:
-            conninfo_to_dict(settings.database_url)
-        except psycopg.ProgrammingError as error:
-            raise SettingsError("DATABASE_URL", f"not a libpq URL ({_without_secret(error, settings)})") from None
+            parts = conninfo_to_dict(settings.database_url)
+        except psycopg.ProgrammingError:
+            raise SettingsError("DATABASE_URL", NOT_A_URL) from None
+        host, port = (str(parts.get(key, "")) for key in ("host", "port"))
+        if "@" in host[1:] or port.strip("0123456789,"):  # a piece of the password; an abstract socket begins with @
+            raise SettingsError("DATABASE_URL", NOT_A_URL)
     return settings
 
 
 def _plain(problem: str) -> str:
     return problem[:1].lower() + problem[1:]
-
-
-def _without_secret(error: Exception, settings: Settings) -> str:
-    return str(error).strip().replace(settings.database_url or "", "…")
