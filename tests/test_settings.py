@@ -1,0 +1,163 @@
+"""Settings: from the environment and .env; a wrong one is told in one line that names its variable."""
+
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from taskflow.errors import SettingsError
+from taskflow.settings import VARIABLES, load
+
+WRONG = {
+    "SERVER_PORT": ["0", "65536", "-1", "http", "80.5", "8086 8087"],
+    "SERVER_TIME_OUT_IN_SECONDS": ["0", "-1", "soon", "nan", "inf", "86401"],
+    "WORKER_TIME_OUT_IN_SECONDS": ["0", "5s"],
+    "WORKER_CONCURRENCY": ["0", "10001", "many"],
+    "WORKER_GRACE_IN_SECONDS": ["0", "-0.1"],
+    "WORKER_POLL_IN_SECONDS": ["0", "x"],
+    "WORKER_LEASE_IN_SECONDS": ["0", "x"],
+    "HEALTH_PORT": ["0", "off"],
+    "DB_PORT": ["0", "postgres", "5432\n5433"],
+    "DB_SSL_MODE": ["on", "Require"],
+    "DB_POOL_MAX_CONNS": ["0", "1e9"],
+    "ENABLE_TEST_QUEUE": ["yes", "2"],
+    "LOG_LEVEL": ["DEBUG", "loud"],
+}
+
+
+@pytest.mark.parametrize(("variable", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_told_in_one_line_that_names_its_variable(variable: str, value: str):
+    with pytest.raises(SettingsError) as told:
+        load({variable: value, "DB_PASSWORD": "hunter2"})
+    assert told.value.variable == variable
+    assert str(told.value).startswith(f"{variable}: ")
+    assert repr(value) in str(told.value)
+    assert "\n" not in str(told.value)
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_wrong_value_is_tried_for_each_variable_that_can_have_one():
+    texts = {name for name, field in VARIABLES.items() if get_args(field.type)[0] in {str, str | None}}
+    assert set(VARIABLES) - texts == set(WRONG)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter%2@db/taskflow",
+        "postgresql://u:hunter%zz2@db/taskflow",
+        "postgresql://u:pass@hunter2@db/taskflow",
+        "postgresql://u:pass/hunter2@db/taskflow?x",
+        "postgresql://u:hunter2/pass@db/taskflow",
+        "host=db password=pass hunter2",
+        "host=db password='hunter2",
+        "postgresql://u:p@[hunter2/taskflow",
+        "mysql://u:hunter2@db/taskflow",
+        "hunter2",
+    ],
+)
+def test_a_wrong_url_is_told_without_its_password(url: str):
+    with pytest.raises(SettingsError) as told:
+        load({"DATABASE_URL": url})
+    assert str(told.value).startswith("DATABASE_URL: ")
+    assert "\n" not in str(told.value)
+    assert not any(part in str(told.value) for part in ("hunter", "pass@", "p@"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40%25%2F%3Ass@db:5432/taskflow?sslmode=require",
+        "postgres:///taskflow",
+        "postgresql:///taskflow?host=/var/run/postgresql",
+        "host=@abstract dbname=taskflow",
+        "host=a,b port=5432,5433 dbname=taskflow",
+    ],
+)
+def test_a_url_that_libpq_reads_is_taken_as_it_is(url: str):
+    assert load({"DATABASE_URL": url}).dsn == url
+
+
+def test_with_nothing_set_all_are_defaults_and_the_database_is_the_embedded_one():
+    settings = load({})
+    assert settings.dsn is None
+    assert (settings.server_host, settings.server_port) == ("127.0.0.1", 8086)
+    assert (settings.server_time_out_in_seconds, settings.worker_time_out_in_seconds) == (5, 15)
+    assert (settings.health_port, settings.enable_test_queue) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("SERVER_PORT", " 9000 ", 9000),
+        ("SERVER_TIME_OUT_IN_SECONDS", "0.5", 0.5),
+        ("HEALTH_PORT", "65535", 65535),
+        ("ENABLE_TEST_QUEUE", "true", True),
+        ("ENABLE_TEST_QUEUE", "1", True),
+        ("ENABLE_TEST_QUEUE", "False", False),
+        ("LOG_LEVEL", "debug", "debug"),
+        ("SERVER_PORT", "", 8086),
+        ("DATABASE_URL", "  ", None),
+    ],
+)
+def test_a_right_value_is_read_and_an_empty_one_is_none(variable: str, text: str, value: Any):
+    assert getattr(load({variable: text}), variable.lower()) == value
+
+
+def test_the_parts_of_the_database_make_its_dsn():
+    password = r"p@ss 'word' \ %41"
+    environ = {"DB_HOST": "db", "DB_PORT": "6543", "DB_DATABASE": "d", "DB_USERNAME": "u", "DB_PASSWORD": password}
+    dsn = load({**environ, "DB_SSL_MODE": "require"}).dsn
+    assert dsn is not None
+    parts = {"host": "db", "port": "6543", "dbname": "d", "user": "u", "password": password, "sslmode": "require"}
+    assert conninfo_to_dict(dsn) == parts
+
+
+def test_a_host_alone_is_enough():
+    dsn = load({"DB_HOST": "db"}).dsn
+    assert dsn is not None
+    assert conninfo_to_dict(dsn) == {
+        "host": "db",
+        "port": "5432",
+        "dbname": "taskflow",
+        "user": "postgres",
+        "sslmode": "prefer",
+    }
+
+
+def test_the_url_wins_over_the_parts():
+    assert load({"DATABASE_URL": "postgresql://a/b", "DB_HOST": "c"}).dsn == "postgresql://a/b"
+
+
+def test_dotenv_is_read_and_the_environment_wins(work_dir: Path):
+    (work_dir / ".env").write_text("# ours\nSERVER_PORT=9001\nDB_HOST='db'\nexport LOG_LEVEL=debug\nUNKNOWN=1\n")
+    os.environ["SERVER_PORT"] = "9002"
+    settings = load()
+    assert (settings.server_port, settings.db_host, settings.log_level) == (9002, "db", "debug")
+
+
+def test_only_the_working_directorys_own_dotenv_is_read(work_dir: Path):
+    (work_dir / ".env").write_text("SERVER_PORT=9001\n")
+    (work_dir / "below").mkdir()
+    os.chdir(work_dir / "below")
+    assert load().server_port == 8086
+
+
+def test_a_wrong_value_in_dotenv_names_its_variable(work_dir: Path):
+    (work_dir / ".env").write_text("SERVER_PORT=http\n")
+    with pytest.raises(SettingsError, match=r"^SERVER_PORT: "):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("given", "modules"),
+    [("a.b", ["a.b"]), (" a , b.c,", ["a", "b.c"]), (",", []), ("", ["taskflow.samples"])],
+)
+def test_the_apps_are_separated_by_commas(given: str, modules: list[str]):
+    assert load({"TASKFLOW_APP": given}).apps == modules
+
+
+def test_each_variable_is_described():
+    assert all("description" in repr(field.type) for field in VARIABLES.values())
