@@ -172,8 +172,8 @@ async def test_a_mark_moves_to_the_last_claimed_task_of_its_priority(
     marks: dict[Priority, Mark] = {}
     await claim(conn, worker, EVERYDAY, 3, marks)
     assert marks == {
-        HIGH: Mark((await look(conn, high))["scheduled_at"], high),
-        NORMAL: Mark(LONG_AGO + timedelta(days=2), normal[0]),
+        HIGH: Mark((await look(conn, high))["scheduled_at"].timestamp(), high),
+        NORMAL: Mark((LONG_AGO + timedelta(days=2)).timestamp(), normal[0]),
     }
     assert [task.id for task in await claim(conn, worker, EVERYDAY, 3, marks)] == [normal[2]]
     before = dict(marks)
@@ -188,7 +188,7 @@ async def test_tasks_at_or_before_the_mark_are_passed_over_until_a_claim_from_th
     earlier = await make_task(scheduled_at=LONG_AGO - timedelta(microseconds=1))
     later = await make_task(scheduled_at=LONG_AGO + timedelta(microseconds=1))
     high = await make_task(priority="high", scheduled_at=LONG_AGO - timedelta(days=9))
-    marks = {NORMAL: Mark(LONG_AGO, b)}
+    marks = {NORMAL: Mark(LONG_AGO.timestamp(), b)}
     assert [task.id for task in await claim(conn, worker, EVERYDAY, 9, marks)] == [high, c, later]
     assert [task.id for task in await claim(conn, worker, EVERYDAY, 9, {NORMAL: START})] == [earlier, a, b]
 

@@ -1,6 +1,6 @@
 """Where claims continue, and when they start anew: rules over given times, no clock and no database."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -10,8 +10,8 @@ from taskflow.model import Priority
 from taskflow.queue.claim import Mark
 from taskflow.worker.claimer import Watermark
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-HIGH, LOW = Mark(NOON, 7), Mark(NOON + timedelta(seconds=3), 9)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+HIGH, LOW = Mark(NOON, 7), Mark(NOON + 3, 9)
 
 
 def after_a_full_look(
@@ -38,7 +38,7 @@ def test_each_priority_has_a_mark_of_its_own_and_keeps_it_while_others_move_on()
     watermark, now = after_a_full_look()
     watermark.looked(False, {Priority.LOW: LOW}, now, now)
     assert watermark.next(now + 0.1, idle=False) == (False, {Priority.HIGH: HIGH, Priority.LOW: LOW})
-    further = Mark(NOON + timedelta(seconds=1), 8)
+    further = Mark(NOON + 1, 8)
     watermark.looked(False, {Priority.HIGH: further}, now, now)
     assert watermark.next(now + 0.1, idle=False) == (False, {Priority.HIGH: further, Priority.LOW: LOW})
 

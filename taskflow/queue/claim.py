@@ -1,7 +1,6 @@
 """Claim: due tasks from ``queued`` to ``running`` for one worker."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct
@@ -11,46 +10,46 @@ from taskflow.model import ClaimedTask, Priority
 
 
 class Mark(Struct, frozen=True):
-    """Where the last claim of one priority ended in ``(scheduled_at, id)``, the order of claiming."""
+    """Where the last claim of one priority ended in ``(scheduled_at, id)``, the order of claiming.
 
-    scheduled_at: datetime
+    ``scheduled_at`` is in Unix seconds; a float holds microseconds exactly until the year 2255.
+    """
+
+    scheduled_at: float
     id: int
 
 
-START: Final = Mark(datetime(1970, 1, 1, tzinfo=UTC), 0)
+START: Final = Mark(0.0, 0)
 """Before every task."""
+
+RANK: Final = {priority.value: rank for rank, priority in enumerate(Priority)}
 
 # A crash of Postgres that forgets a claim merely re-queues the task, so the claim's commit is not waited for.
 # `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
 # A worker that was taken for gone claims nothing.
 CLAIM = """
-WITH claimed AS (
-    UPDATE taskflow.tasks AS task
-    SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
-    WHERE task.id = ANY (ARRAY(
-            SELECT due.id
-            FROM unnest(%(priorities)s::taskflow.priority[], %(scheduled_at)s::timestamptz[], %(ids)s::bigint[])
-                 AS mark (priority, scheduled_at, id)
-            CROSS JOIN LATERAL (
-                SELECT ready.id
-                FROM taskflow.tasks AS ready
-                WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
-                  AND (ready.scheduled_at, ready.id) > (mark.scheduled_at, mark.id)
-                ORDER BY ready.scheduled_at, ready.id
-                LIMIT %(limit)s
-                FOR UPDATE SKIP LOCKED
-            ) AS due
+UPDATE taskflow.tasks AS task
+SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
+WHERE task.id = ANY (ARRAY(
+        SELECT due.id
+        FROM unnest(%(priorities)s::taskflow.priority[], %(scheduled_at)s::float8[], %(ids)s::bigint[])
+             AS mark (priority, scheduled_at, id)
+        CROSS JOIN LATERAL (
+            SELECT ready.id
+            FROM taskflow.tasks AS ready
+            WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
+              AND (ready.scheduled_at, ready.id) > (to_timestamp(mark.scheduled_at), mark.id)
+            ORDER BY ready.scheduled_at, ready.id
             LIMIT %(limit)s
-        ))
-        AND (SELECT set_config('synchronous_commit', 'off', true)
-             FROM taskflow.workers
-             WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
-    RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload, task.name, task.priority,
-              task.scheduled_at
-)
-SELECT id, attempt, max_attempts, type, payload::text, name, priority::text, scheduled_at
-FROM claimed
-ORDER BY claimed.priority, scheduled_at, id
+            FOR UPDATE SKIP LOCKED
+        ) AS due
+        LIMIT %(limit)s
+    ))
+    AND (SELECT set_config('synchronous_commit', 'off', true)
+         FROM taskflow.workers
+         WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
+RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name, task.priority::text,
+          date_part('epoch', task.scheduled_at)
 """
 
 
@@ -76,7 +75,8 @@ async def claim(
         },
     )
     rows = await cursor.fetchall()
-    for priority, (id, scheduled_at) in {row[6]: (row[0], row[7]) for row in rows}.items():
+    rows.sort(key=lambda row: (RANK[row[6]], row[7], row[0]))  # UPDATE … RETURNING has no order
+    for priority, (scheduled_at, id) in {row[6]: (row[7], row[0]) for row in rows}.items():
         marks[Priority(priority)] = Mark(scheduled_at, id)
     return [ClaimedTask(*row[:7]) for row in rows]
 

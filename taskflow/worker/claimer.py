@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Final
 
 from taskflow.database import AWAY, Connection
@@ -29,7 +28,8 @@ class Watermark:
     dead entries in the index): its cost is held to a twentieth of the time.
     """
 
-    MARGIN: Final = timedelta(seconds=0.25)
+    MARGIN: Final = 0.25
+    """Seconds by which an idle look starts before the marks, for enqueues that overtook each other."""
 
     def __init__(self) -> None:
         self._marks: dict[Priority, Mark] = {}

@@ -1,0 +1,89 @@
+"""The plans of the hot statements hold at size, with statistics that are stale and fresh, generic and custom."""
+
+from collections.abc import AsyncIterator
+from typing import Any, LiteralString
+
+import pytest
+from psycopg.sql import SQL
+
+from taskflow.database import Connection, connect
+from taskflow.model import EVERYDAY
+from taskflow.queue import claim, finish
+
+ROWS = 200_000
+
+FILL = """
+INSERT INTO taskflow.tasks (name, type, payload, priority, scheduled_at)
+SELECT 'a task', 'noop', '{}', (enum_range(NULL::taskflow.priority))[1 + number %% 3],
+       now() - make_interval(secs => %(rows)s - number)
+FROM generate_series(1, %(rows)s) AS number
+"""
+
+CLAIM_VALUES: dict[str, Any] = {
+    "worker": 1,
+    "priorities": ["high", "normal", "low"],
+    "scheduled_at": [claim.START.scheduled_at] * 3,
+    "ids": [0, 0, 0],
+    "limit": 500,
+}
+
+
+@pytest.fixture
+async def big(own_database: str) -> AsyncIterator[Connection]:
+    """A connection to a database with 200,000 queued tasks that no ANALYZE has seen."""
+    async with await connect(own_database, "test") as conn:
+        await conn.execute("ALTER TABLE taskflow.tasks SET (autovacuum_enabled = off)")
+        await conn.execute(
+            "INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency)"
+            " VALUES ('1', 'here', 1, '0', '{high}', 1)"
+        )
+        await conn.execute(FILL, {"rows": ROWS})
+        yield conn
+
+
+async def explain(conn: Connection, statement: LiteralString, values: dict[str, Any], *, generic: bool) -> str:
+    """The plan of *statement* as the worker runs it, rolled back; *generic* as after many executions."""
+    await conn.execute("SELECT set_config('plan_cache_mode', %s, false)", ["force_generic_plan" if generic else "auto"])
+    async with conn.transaction(force_rollback=True):
+        cursor = await conn.execute(SQL("EXPLAIN (ANALYZE, COSTS OFF) ") + SQL(statement), values, prepare=True)
+        return "\n".join(line for (line,) in await cursor.fetchall())
+
+
+def assert_reads_no_more_than_it_claims(plan: str) -> None:
+    assert "Seq Scan on tasks" not in plan, plan
+    assert "Index Scan using tasks_ready" in plan, plan
+    assert "tasks_pkey" in plan, plan
+    assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["stale statistics", "fresh statistics"])
+async def test_a_claim_walks_the_ready_index_and_looks_up_what_it_claims(
+    big: Connection, fresh: bool, generic: bool
+) -> None:
+    if fresh:
+        await big.execute("ANALYZE taskflow.tasks")
+    plan = await explain(big, claim.CLAIM, CLAIM_VALUES, generic=generic)
+    assert_reads_no_more_than_it_claims(plan)
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["stale statistics", "fresh statistics"])
+async def test_a_finish_looks_tasks_up_by_their_ids(big: Connection, fresh: bool, generic: bool) -> None:
+    if fresh:
+        await big.execute("ANALYZE taskflow.tasks")
+    claimed = await claim.claim(big, 1, EVERYDAY, 500)
+    ids, attempts = [task.id for task in claimed], [1] * len(claimed)
+    given = {"worker": 1, "attempt": 1, "ids": ids, "attempts": attempts}
+    statements: list[tuple[LiteralString, dict[str, Any]]] = [
+        (finish.SUCCEED, given),
+        (finish.SUCCEED_WITH_RESULTS, given | {"results": ["1"] * len(ids)}),
+        (finish.FAIL, given | {"errors": ["boom"] * len(ids)}),
+        (finish.RETRY, given | {"errors": ["boom"] * len(ids), "delays": ["1 s"] * len(ids)}),
+        (finish.RELEASE, given),
+    ]
+    for statement, values in statements:
+        plan = await explain(big, statement, values, generic=generic)
+        assert "Seq Scan on tasks" not in plan, plan
+        assert "tasks_running" not in plan, plan
+        assert "tasks_pkey" in plan, plan
