@@ -49,7 +49,7 @@ def start_child(name: str, arguments: Sequence[str], environ: Mapping[str, str],
     log = logs / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "taskflow.cli.main", *arguments],
+            [sys.executable, "-P", "-m", "taskflow.cli.main", *arguments],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,

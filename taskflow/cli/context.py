@@ -34,15 +34,15 @@ def tells_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
-        import psycopg
+        from psycopg import Error, errors
 
         try:
             return command(*args, **kwargs)
         except SettingsError as error:
             fail(str(error), 2)
-        except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName):
             fail("the database has not the schema of this version; run `taskflow migrate`", 1)
-        except (psycopg.Error, DatabaseUnavailable) as error:
+        except (Error, DatabaseUnavailable) as error:
             fail(" ".join(str(error).split()), 1)  # libpq's words may have several lines
         except TaskflowError as error:
             fail(str(error), 1)

@@ -69,7 +69,7 @@ def main(tasks: int, leave: bool) -> None:
 
     Starts an embedded Postgres under .taskflow, the API on 127.0.0.1:8086 (SERVER_PORT) and a worker for each priority,
     enqueues sample tasks over HTTP, and shows their progress. Stays up until Ctrl-C, which stops all of it; a second
-    Ctrl-C kills it. DATABASE_URL and DB_HOST are left alone. Logs are in .taskflow/logs.
+    Ctrl-C kills it. A database set by DATABASE_URL or DB_HOST is not touched. Logs are in .taskflow/logs.
     """
     from rich.console import Console
 
@@ -102,7 +102,10 @@ def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, 
         migrate(dsn)
         with own_children(settings, dsn, console) as children:
             _await_api(url, children, stopper)
-            ids = enqueue_samples(url, tasks)
+            ids: list[int] = []
+            for id in enqueue_samples(url, tasks):
+                stopper.check()
+                ids.append(id)
             _introduce(console, url)
             final = _watch(console, dsn, ids, children, stopper)
             console.print(f"{final} of {tasks} sample tasks are in a final state")

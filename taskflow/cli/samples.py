@@ -28,18 +28,16 @@ class SampleRefused(TaskflowError):
     """The API did not take a sample task."""
 
 
-def enqueue_samples(url: str, count: int) -> list[int]:
-    """POST *count* tasks of all kinds and priorities to the API at *url*; their ids."""
+def enqueue_samples(url: str, count: int) -> Generator[int]:
+    """POST *count* tasks of all kinds and priorities to the API at *url*; yields the id of each."""
     kinds = islice(cycle(product(PAYLOADS, EVERYDAY)), count)
-    ids: list[int] = []
     with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
         for number, (type, priority) in enumerate(kinds, 1):
-            body = {"name": f"sample {number}", "type": type, "priority": priority, "payload": PAYLOADS[type]}
-            response = client.post("/tasks", json=body)
-            if response.status_code != 200:
-                raise SampleRefused(f"the API answered {response.status_code} to a sample task: {response.text}")
-            ids.append(response.json()["added_task_id"])
-    return ids
+            task = {"name": f"sample {number}", "type": type, "priority": priority, "payload": PAYLOADS[type]}
+            try:
+                yield client.post("/tasks", json=task).raise_for_status().json()["added_task_id"]
+            except httpx.HTTPError as error:
+                raise SampleRefused(f"the API did not take a sample task: {error}") from error
 
 
 COUNT: Final = """
