@@ -47,7 +47,7 @@ async def test_a_claim_says_what_the_attempt_needs(conn: Connection, make_task: 
     )
     (task,) = await claim(conn, worker, [HIGH], 1)
     assert (task.id, task.attempt, task.max_attempts, task.name, task.type) == (id, 3, 7, "a name", "run_query")
-    assert (task.payload, task.priority) == (b'{"sql": "SELECT 1"}', HIGH)
+    assert (task.payload, task.priority) == ('{"sql": "SELECT 1"}', HIGH)
     row = await look(conn, id)
     assert (row["status"], row["attempt"], row["worker_id"]) == ("running", 3, worker)
     assert row["started_at"] == row["updated_at"] > row["created_at"]
