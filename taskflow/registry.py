@@ -78,8 +78,8 @@ class Registry:
         """
         if not 1 <= len(name) <= 128:
             raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
-        if max_attempts < 1 or (timeout is not None and timeout <= 0):
-            raise ValueError(f"task type {name!r} wants max_attempts >= 1 and timeout > 0")
+        if not 1 <= max_attempts < 2**31 or not (timeout is None or timeout > 0):
+            raise ValueError(f"task type {name!r} wants 1 <= max_attempts < 2**31 and timeout > 0")
 
         def register(function: Handler) -> Handler:
             if (other := self._types.get(name)) is not None:

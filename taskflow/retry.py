@@ -23,7 +23,7 @@ class Backoff(Struct, frozen=True):
     def __post_init__(self) -> None:
         if not timedelta(0) <= self.first <= self.longest <= LONGEST:
             raise ValueError(f"backoff wants 0 <= first <= longest <= {LONGEST}; got {self.first} and {self.longest}")
-        if self.factor < 1 or not 0 <= self.jitter <= 1:
+        if not self.factor >= 1 or not 0 <= self.jitter <= 1:
             raise ValueError(f"backoff wants factor >= 1 and 0 <= jitter <= 1; got {self.factor} and {self.jitter}")
 
     def delay(self, attempt: int, random: Callable[[], float]) -> timedelta:
