@@ -1,0 +1,66 @@
+"""The two sample task types of the original."""
+
+import asyncio
+
+import pytest
+
+from taskflow import samples
+from taskflow.errors import InvalidTask
+from taskflow.registry import registry
+
+
+def test_exactly_the_draws_below_twenty_fail():
+    failing: list[int] = []
+    for percent in range(100):
+        try:
+            samples.decide(percent)
+        except samples.QueryFailed:
+            failing.append(percent)
+    assert failing == list(range(20))
+
+
+@pytest.mark.parametrize("name", ["send_email", "run_query"])
+@pytest.mark.parametrize("payload", [b'{"to": "a@example.com"}', b'{"": ""}', b'{"a": "b", "c": "d"}'])
+def test_a_samples_payload_is_a_non_empty_object_of_texts(name: str, payload: bytes):
+    assert registry.validate(name, payload).name == name
+
+
+@pytest.mark.parametrize("name", ["send_email", "run_query"])
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        (b"{}", "payload"),
+        (b"[]", "payload"),
+        (b'"text"', "payload"),
+        (b"null", "payload"),
+        (b"", "payload"),
+        (b'{"to": "a"', "payload"),
+        (b'{"to": 1}', "payload[...]"),
+        (b'{"to": null}', "payload[...]"),
+        (b'{"to": {"a": "b"}}', "payload[...]"),
+    ],
+)
+def test_any_other_payload_is_invalid(name: str, payload: bytes, field: str):
+    with pytest.raises(InvalidTask) as told:
+        registry.validate(name, payload)
+    assert told.value.field == field
+
+
+async def test_an_email_takes_three_seconds_and_a_query_may_fail(monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    draws = [20, 19]
+
+    def draw(_below: int) -> int:
+        return draws.pop(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(samples.random, "randrange", draw)
+    await samples.send_email({"to": "a@example.com"})
+    await samples.run_query({"sql": "SELECT 1"})
+    with pytest.raises(samples.QueryFailed, match="20 %"):
+        await samples.run_query({"sql": "SELECT 1"})
+    assert slept == [3, 3, 3]
