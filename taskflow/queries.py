@@ -58,9 +58,10 @@ async def find_task(conn: Connection, id: int) -> TaskView | None:
         row = await (await cursor.execute(TASK, {"id": id})).fetchone()
     if row is None:
         return None
+    row["priority"], row["status"] = Priority(row["priority"]), Status(row["status"])
     row["payload"] = Raw(row["payload"].encode())
     row["result"] = None if row["result"] is None else Raw(row["result"].encode())
-    return msgspec.convert(row, TaskView)
+    return TaskView(**row)
 
 
 HISTORY = """
