@@ -63,6 +63,13 @@ async def open_pool(
         milliseconds = str(int(statement_timeout * 1000))
         await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
 
+    async def check(conn: Connection) -> None:
+        try:
+            await AsyncConnectionPool.check_connection(conn)
+        except psycopg.OperationalError:
+            await pool.drain()  # the others were lost with it, most likely, and the pool would try but one a second
+            raise
+
     pool: Pool = AsyncConnectionPool(
         with_defaults(dsn, application),
         connection_class=AsyncConnection[TupleRow],
@@ -72,7 +79,7 @@ async def open_pool(
         timeout=wait,
         reconnect_timeout=0,
         configure=configure,
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         open=False,
     )
     await pool.open(wait=False)

@@ -1,6 +1,7 @@
 """Coalescing enqueue: tasks that arrive while a batch commits become the next batch."""
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -93,15 +94,17 @@ class Enqueuer:
 
     async def send_forever(self) -> None:
         """Send batch after batch, until cancelled; whatever goes wrong is told to the callers it concerns."""
+        rows: list[_Row] = []
         while True:
-            rows = await self._gather()
+            rows = rows or await self._gather()
             try:
                 async with self._pool.connection() as conn:
-                    while rows:
+                    while rows and not await _is_gone(conn):
                         await self._store(conn, rows)
                         rows = await self._gather_soon()
             except Exception as error:  # noqa: BLE001 - whatever it is, the callers must not wait for ever
                 _fail(rows, error)
+                rows = []
 
     async def _gather(self) -> list[_Row]:
         """The rows that wait and are still wanted; waits for the first one."""
@@ -156,6 +159,18 @@ def _fail(rows: Sequence[_Row], error: Exception) -> None:
     for row in rows:
         if not row.id.done():
             row.id.set_exception(error)
+
+
+async def _is_gone(conn: Connection) -> bool:
+    """Whether Postgres ended the session while it was idle; then it is closed on our side too.
+
+    An idle session has nothing to say, except goodbye; asking it would cost a round trip for each batch.
+    """
+    poll = select.poll()
+    poll.register(conn, select.POLLIN)
+    if poll.poll(0):
+        await conn.close()
+    return conn.closed
 
 
 async def _cancel_statement(conn: Connection) -> None:
