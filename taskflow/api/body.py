@@ -36,7 +36,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             extra_json_schema={"anyOf": [{"type": "object"}, {"type": "string", "minLength": 2}]},
         ),
     ]
-    priority: Annotated[Priority, Meta(description="which queue", examples=["high"])] = Priority.NORMAL
+    priority: Priority = Priority.NORMAL
 
 
 _decoder: Final = msgspec.json.Decoder(TaskRequest)

@@ -17,7 +17,7 @@ from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
 from taskflow.api.problems import Problem
 from taskflow.api.tasks import Added, History
-from taskflow.model import EVERYDAY
+from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import TaskView
 from taskflow.registry import Registry
 
@@ -44,8 +44,12 @@ class Document(JsonRenderPlugin):
         _, schemas = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
         fields = schemas["TaskRequest"]["properties"]
         fields["type"]["enum"] = self._registry.names()
-        if not self._with_test_queue:
-            schemas["Priority"]["enum"] = [priority.value for priority in EVERYDAY]
+        offered = Priority if self._with_test_queue else EVERYDAY
+        fields["priority"] = {
+            "description": "which queue",
+            "enum": [priority.value for priority in offered],
+            "default": Priority.NORMAL.value,
+        }
         paths = {path: dict(operations) for path, operations in document["paths"].items()}
         paths["/tasks"]["post"]["requestBody"] = {
             "required": True,

@@ -7,8 +7,7 @@ from litestar import Response, route
 from litestar.openapi import ResponseSpec
 from msgspec import Struct
 
-from taskflow.api.services import ApiRequest, services
-from taskflow.api.tasks import GET
+from taskflow.api.services import GET, ApiRequest, services
 from taskflow.database import AWAY
 
 PATIENCE: Final = 2.0

@@ -7,8 +7,9 @@ import msgspec
 import psycopg
 import structlog
 from litestar import Response
-from litestar.exceptions import HTTPException, NotFoundException
+from litestar.exceptions import ClientException, HTTPException, NotFoundException
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
 from msgspec import Meta, Struct
 
 from taskflow.api.services import ApiRequest
@@ -46,6 +47,13 @@ class TaskNotFound(NotFoundException):
     detail = "no task has this id"
 
 
+class UnsupportedMediaType(ClientException):
+    """The body is not announced as JSON."""
+
+    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    detail = "the body must be application/json"
+
+
 def answer(request: ApiRequest, error: Exception) -> Response[bytes]:
     """The response that tells the client of *error*; what nobody foresaw is logged and told without its insides."""
     problem = problem_of(error)
@@ -77,13 +85,18 @@ def problem_of(error: Exception) -> Problem:
             return _plain(500, "the server met an error that it did not expect; its log says more")
 
 
-def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problems that a route can answer, for its OpenAPI description."""
+def documented(*errors: Exception) -> dict[int, ResponseSpec]:
+    """What a route answers to such *errors*, for its OpenAPI description."""
+    problems = [problem_of(error) for error in errors]
     return {
-        status: ResponseSpec(
-            Problem, description=HTTPStatus(status).phrase, media_type=MEDIA_TYPE, generate_examples=False
+        problem.status: ResponseSpec(
+            Problem,
+            description=HTTPStatus(problem.status).phrase,
+            media_type=MEDIA_TYPE,
+            generate_examples=False,
+            examples=[Example(id="problem", value=msgspec.to_builtins(problem))],
         )
-        for status in statuses
+        for problem in problems
     }
 
 

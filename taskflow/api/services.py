@@ -1,8 +1,8 @@
-"""What the routes work with; made by the app's lifespan, found through the request."""
+"""What the routes share."""
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from litestar import Request
+from litestar import HttpMethod, Request
 from litestar.datastructures import State
 from msgspec import Struct
 
@@ -13,9 +13,12 @@ from taskflow.settings import Settings
 
 ApiRequest = Request[Any, Any, State]
 
+GET: Final = (HttpMethod.GET, HttpMethod.HEAD)
+"""The methods of a route that only looks; the server leaves the body out of what it sends to HEAD."""
+
 
 class Services(Struct, frozen=True):
-    """One set per running app."""
+    """What the routes work with: one set per running app, made by its lifespan."""
 
     settings: Settings
     registry: Registry

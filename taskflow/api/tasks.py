@@ -2,24 +2,23 @@
 
 import re
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Final
 
-from litestar import HttpMethod, post, route
-from litestar.exceptions import ClientException
+from litestar import post, route
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import OpenAPIType
 from litestar.params import PathParameter
 from msgspec import Meta, Struct, structs
 
 from taskflow import queries
 from taskflow.api.body import read_task
-from taskflow.api.problems import InvalidRequest, TaskNotFound, documented
-from taskflow.api.services import ApiRequest, services
+from taskflow.api.problems import InvalidRequest, TaskNotFound, UnsupportedMediaType, documented
+from taskflow.api.services import GET, ApiRequest, services
+from taskflow.errors import InvalidTask
 from taskflow.model import Status
 from taskflow.queries import TaskView
 
 LARGEST_ID: Final = 2**63 - 1
-GET: Final = (HttpMethod.GET, HttpMethod.HEAD)
 
 TaskId = Annotated[
     str,
@@ -55,18 +54,27 @@ class History(Struct, frozen=True):
     history: list[HistoryEntry]
 
 
-class UnsupportedMediaType(ClientException):
-    """The body is not announced as JSON."""
-
-    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+def _not_an_integer() -> InvalidRequest:
+    return InvalidRequest("id: expected an integer", "id")
 
 
-@post("/tasks", status_code=200, summary="Enqueue a task", tags=["tasks"], responses=documented(400, 413, 415, 503))
+@post(
+    "/tasks",
+    status_code=200,
+    summary="Enqueue a task",
+    tags=["tasks"],
+    responses=documented(
+        InvalidTask("payload.to", "Expected `str`, got `int`"),
+        RequestEntityTooLarge(),
+        UnsupportedMediaType(),
+        TimeoutError(),
+    ),
+)
 async def add_task(request: ApiRequest) -> Added:
     """Answers once the task is durable. `payload` must fit the task type."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedMediaType("the body must be application/json")
+        raise UnsupportedMediaType
     given = services(request)
     task = read_task(await request.body(), given.registry, with_test_queue=given.settings.enable_test_queue)
     return Added(await given.enqueuer.enqueue(task))
@@ -78,7 +86,7 @@ async def add_task(request: ApiRequest) -> Added:
     status_code=200,
     summary="A task as it stands",
     tags=["tasks"],
-    responses=documented(400, 404, 503),
+    responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
 )
 async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
     """Its status, and what is known beside it."""
@@ -96,7 +104,7 @@ async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
     status_code=200,
     summary="A task's changes of status",
     tags=["tasks"],
-    responses=documented(400, 404, 503),
+    responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
 )
 async def show_history(request: ApiRequest, id: TaskId) -> History:
     """Oldest first; empty while the task waits for its first attempt."""
@@ -116,7 +124,7 @@ async def show_history(request: ApiRequest, id: TaskId) -> History:
 def _number(id: str) -> int:
     """The id as a number that Postgres can look up; Python's int() would read more than ASCII digits."""
     if not re.fullmatch(r"-?[0-9]+", id):
-        raise InvalidRequest("id: expected an integer", "id")
+        raise _not_an_integer()
     if len(id) > len(str(-LARGEST_ID)) or abs(int(id)) > LARGEST_ID:
         raise TaskNotFound
     return int(id)
