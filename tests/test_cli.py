@@ -200,9 +200,10 @@ def test_a_server_off_loopback_refuses_the_embedded_postgres(work_dir: Path):
 
 
 def test_a_server_whose_port_is_taken_names_it(work_dir: Path, own_database: str):
-    with started(work_dir, "taskflow-server", "--port", str(port := free_port()), DATABASE_URL=own_database) as first:
-        await_ready(api(port), first)
-        second = run(work_dir, "taskflow-server", SERVER_PORT=str(port), DATABASE_URL=own_database)
+    settings = {"DATABASE_URL": own_database, "SERVER_PORT": str(port := free_port())}
+    with started(work_dir, "taskflow-server", **settings) as first, api(port) as client:
+        await_ready(client, first)
+        second = run(work_dir, "taskflow-server", **settings)
         assert second.returncode == 1
         assert f"Error: cannot listen on 127.0.0.1:{port}" in second.stderr
         assert "SERVER_PORT" in second.stderr
