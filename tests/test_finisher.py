@@ -1,7 +1,7 @@
 """Outcomes are recorded in batches, once, and survive lost connections; one that is refused harms no other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -89,7 +89,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
 
 
 @asynccontextmanager
-async def locked(dsn: str, task: ClaimedTask) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def locked(dsn: str, task: ClaimedTask) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
     """Hold the task's row, in a transaction of another session, so that its outcome has to wait."""
     async with await psycopg.AsyncConnection.connect(dsn) as conn:
         await conn.execute("SELECT FROM taskflow.tasks WHERE id = %s FOR UPDATE", [task.id])

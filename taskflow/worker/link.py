@@ -25,13 +25,11 @@ class Link:
         """The open connection, or a new one, however long Postgres is away."""
         while self._conn is None:
             try:
-                conn = await connect(self._dsn, self._purpose)
+                self._conn = await connect(self._dsn, self._purpose)
                 milliseconds = str(int(self._statement_timeout * 1000))
-                await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
+                await self._conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
             except AWAY as error:
                 await self.lost(error)
-            else:
-                self._conn = conn
         return self._conn
 
     async def lost(self, error: BaseException) -> None:

@@ -90,6 +90,7 @@ class Presence:
         self._registration: Future[Registration] = Future()
         self._stop_read, self._stop_write = os.pipe()
         self._last_beat = 0.0
+        self._holds_name = False
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> Future[Registration]:
@@ -110,10 +111,13 @@ class Presence:
         return time.monotonic() - self._last_beat < 2 * self._beat
 
     def _run(self) -> None:
+        conn: Session | None = None
         try:
             conn = self._connect()
             registration = self._register(conn)
         except BaseException as error:  # noqa: BLE001 – it is raised where the registration is awaited
+            if conn is not None:
+                conn.close()
             self._registration.set_exception(error)
             return
         self._last_beat = time.monotonic()
@@ -129,6 +133,9 @@ class Presence:
             except AWAY as error:
                 self._last_beat = 0.0
                 log.warning("presence.interrupted", worker=self._name, reason=str(error).strip())
+            except Exception as error:  # noqa: BLE001 – a worker without presence must not go on in silence
+                self._on_lost(PresenceLost(self._name, f"its presence failed with {type(error).__name__}: {error}"))
+                return
             finally:
                 conn.close()
             again = self._reconnect()
@@ -138,11 +145,15 @@ class Presence:
 
     def _connect(self) -> Session:
         conn = psycopg.connect(with_defaults(self._dsn, f"taskflow worker {self._name}"), autocommit=True)
-        conn.execute("LISTEN taskflow")
-        # A statement that hangs shall not pass for a heartbeat; a server that lost us shall free the name soon.
-        conn.execute("SELECT set_config('statement_timeout', %s, false)", [str(int(self._beat * 1000))])
-        for setting, value in (("idle", 5), ("interval", 2), ("count", 3)):
-            conn.execute("SELECT set_config('tcp_keepalives_' || %s, %s, false)", [setting, str(value)])
+        try:
+            conn.execute("LISTEN taskflow")
+            # A statement that hangs shall not pass for a heartbeat; a server that lost us shall free the name soon.
+            conn.execute("SELECT set_config('statement_timeout', %s, false)", [str(int(self._beat * 1000))])
+            for setting, value in (("idle", 5), ("interval", 2), ("count", 3)):
+                conn.execute("SELECT set_config('tcp_keepalives_' || %s, %s, false)", [setting, str(value)])
+        except BaseException:
+            conn.close()
+            raise
         return conn
 
     def _register(self, conn: Session) -> Registration:
@@ -157,7 +168,8 @@ class Presence:
 
     def _take_name(self, conn: Session) -> bool:
         row = conn.execute(TAKE_NAME, self._row).fetchone()
-        return row is not None and row[0]
+        self._holds_name = row is not None and row[0]
+        return self._holds_name
 
     def _taken(self, conn: Session) -> WorkerIdTaken:
         holder = conn.execute(HOLDER, self._row).fetchone()
@@ -168,8 +180,13 @@ class Presence:
     def _listen(self, conn: Session, worker: int) -> None:
         """Beat and pass on wake-ups until told to stop; raises PresenceLost, or one of AWAY."""
         next_beat = 0.0
+        waits = select.poll()  # select.select knows no descriptor beyond 1023
+        waits.register(conn.fileno(), select.POLLIN)
+        waits.register(self._stop_read, select.POLLIN)
         while True:
             if (now := time.monotonic()) >= next_beat:
+                if not self._holds_name:
+                    self._take_name(conn)
                 if conn.execute(BEAT, {"id": worker}).rowcount == 0:
                     raise PresenceLost(
                         self._name, f"it was silent for so long that it was taken for gone (row {worker})"
@@ -178,20 +195,24 @@ class Presence:
                 next_beat = now + self._beat
             for notify in conn.notifies(timeout=0):
                 self._on_wake(notify.payload)
-            ready, _, _ = select.select([conn.fileno(), self._stop_read], [], [], next_beat - time.monotonic())
-            if self._stop_read in ready:
+            ready = waits.poll(1000 * max(next_beat - time.monotonic(), 0.0))
+            if self._stop_read in dict(ready):
                 return
 
     def _reconnect(self) -> Session | None:
         """A new session, however long it takes; None if told to stop meanwhile."""
         pause = 0.05
-        while not select.select([self._stop_read], [], [], pause)[0]:
+        stop = select.poll()
+        stop.register(self._stop_read, select.POLLIN)
+        while not stop.poll(1000 * pause):
             try:
                 conn = self._connect()
-                self._take_name(conn)  # if another worker has it, it has also ended our row, and the beat tells
             except AWAY:
                 pause = min(2 * pause, 1.0)
                 continue
+            # The server may still keep the name for our old session, so each beat tries to take it. If another worker
+            # has it, it has also ended our row, and the beat tells.
+            self._holds_name = False
             log.info("presence.restored", worker=self._name)
             self._on_wake("")
             return conn
