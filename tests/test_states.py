@@ -187,10 +187,10 @@ VALID = {"name": "n", "type": "t"}
 ENDED = {"started_at": "now", "finished_at": "now", "worker_id": 1}
 
 IMPOSSIBLE_TASKS: list[tuple[str, dict[str, Any]]] = [
-    ("a_name_has_1_to_128_characters", {"name": ""}),
-    ("a_name_has_1_to_128_characters", {"name": "ä" * 129}),
-    ("a_type_has_1_to_128_characters", {"type": ""}),
-    ("a_type_has_1_to_128_characters", {"type": "t" * 129}),
+    ("a_label_has_1_to_128_characters", {"name": ""}),
+    ("a_label_has_1_to_128_characters", {"name": "ä" * 129}),
+    ("a_label_has_1_to_128_characters", {"type": ""}),
+    ("a_label_has_1_to_128_characters", {"type": "t" * 129}),
     ("a_payload_is_an_object", {"payload": "[]"}),
     ("a_payload_is_an_object", {"payload": "null"}),
     ("a_schedule_is_a_date_of_our_time", {"scheduled_at": "1969-12-31"}),
