@@ -8,6 +8,7 @@ import httpx
 import pytest
 from conftest import MakeTask
 from serving import Wire, is_problem, served, stored, until, waiting_for_a_lock, wire
+from structlog.testing import capture_logs
 
 from taskflow.database import Connection
 
@@ -70,13 +71,15 @@ async def test_a_body_that_comes_too_slowly_is_given_up(dsn: str, conn: Connecti
         assert len(await stored(conn)) == 1
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_stores_nothing(dsn: str, conn: Connection):
-    async with served(dsn) as client:
-        async with dialled(client) as (_, writer):
-            writer.write(head(1000) + b'{"name": "a')
-            await writer.drain()
-        assert (await client.post("/tasks", json=TASK)).status_code == 200
-        assert len(await stored(conn)) == 1
+async def test_a_client_that_leaves_in_the_middle_of_its_body_stores_nothing_and_is_no_news(dsn: str, conn: Connection):
+    with capture_logs() as lines:
+        async with served(dsn) as client:
+            async with dialled(client) as (_, writer):
+                writer.write(head(1000) + b'{"name": "a')
+                await writer.drain()
+            assert (await client.post("/tasks", json=TASK)).status_code == 200
+            assert len(await stored(conn)) == 1
+    assert lines == []
 
 
 @pytest.mark.parametrize("size", [1_000_001, 20_000_000])

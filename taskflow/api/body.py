@@ -91,7 +91,7 @@ def _payload(given: Raw) -> bytes:
     payload = bytes(given)
     try:
         if payload.startswith(b'"'):
-            payload = _text.decode(payload).strip().encode()
+            payload = _text.decode(payload).strip(" \t\r\n").encode()
         payload.decode()
     except ValueError as error:
         raise InvalidTask("payload", f"not text in UTF-8: {error}") from error

@@ -13,6 +13,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
+from taskflow.api import examples
 from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
 from taskflow.api.problems import Problem
@@ -24,8 +25,6 @@ from taskflow.registry import Registry
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 
 BODIES: Final = (TaskRequest, Added, TaskView, History, Problem, Ready, Alive)
-
-EXAMPLE: Final = {"name": "welcome Ada", "type": "send_email", "payload": {"to": "ada@example.com"}}
 
 
 class Document(JsonRenderPlugin):
@@ -42,6 +41,7 @@ class Document(JsonRenderPlugin):
 
     def _complete(self, document: dict[str, Any]) -> dict[str, Any]:
         _, schemas = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+        examples.add_to(schemas)
         fields = schemas["TaskRequest"]["properties"]
         fields["type"]["enum"] = self._registry.names()
         offered = Priority if self._with_test_queue else EVERYDAY
@@ -54,7 +54,10 @@ class Document(JsonRenderPlugin):
         paths["/tasks"]["post"]["requestBody"] = {
             "required": True,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}, "example": EXAMPLE}
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/TaskRequest"},
+                    "example": examples.REQUEST,
+                }
             },
         }
         for operations in paths.values():

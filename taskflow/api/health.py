@@ -31,6 +31,7 @@ class Alive(Struct, frozen=True):
     http_method=GET,
     status_code=200,
     summary="Can requests be served?",
+    response_description="Postgres answered",
     tags=["health"],
     responses={503: ResponseSpec(Ready, description="Postgres cannot be reached", generate_examples=False)},
 )
@@ -44,7 +45,14 @@ async def readiness(request: ApiRequest) -> Response[Ready]:
     return Response(Ready("ready"))
 
 
-@route("/liveness", http_method=GET, status_code=200, summary="Does the process work?", tags=["health"])
+@route(
+    "/liveness",
+    http_method=GET,
+    status_code=200,
+    summary="Does the process work?",
+    response_description="It does",
+    tags=["health"],
+)
 async def liveness() -> Alive:
     """Never asks Postgres: an outage there must not restart this process."""
     return Alive()

@@ -7,7 +7,7 @@ import msgspec
 import psycopg
 import structlog
 from litestar import Response
-from litestar.exceptions import ClientException, HTTPException, NotFoundException
+from litestar.exceptions import ClientException, HTTPException, InternalServerException, NotFoundException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Meta, Struct
@@ -75,6 +75,8 @@ def problem_of(error: Exception) -> Problem:
             return _of("unknown-task-type", "Unknown task type", 400, str(error), "type")
         case InvalidRequest():
             return _of("invalid-request", "Invalid request", 400, str(error), error.field)
+        case InternalServerException():  # Litestar's word for a client that left in the middle of its body
+            return _of("invalid-request", "Invalid request", 400, "the body breaks off")
         case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             return _plain(error.status_code, error.detail)
         case TimeoutError() | psycopg.errors.QueryCanceled():

@@ -32,7 +32,7 @@ TaskId = Annotated[
 class Added(Struct, frozen=True):
     """The task is stored; a worker runs it when its turn comes."""
 
-    added_task_id: Annotated[int, Meta(examples=[1])]
+    added_task_id: int
 
 
 class HistoryEntry(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class HistoryEntry(Struct, frozen=True, kw_only=True):
     task_id: int
     old_status: Status
     new_status: Status
-    created_at_stamp: Annotated[int, Meta(description="Unix time in seconds", examples=[1764547200])]
+    created_at_stamp: Annotated[int, Meta(description="Unix time in seconds")]
     created_at: datetime
     attempt: int
     worker: str | None
@@ -62,6 +62,7 @@ def _not_an_integer() -> InvalidRequest:
     "/tasks",
     status_code=200,
     summary="Enqueue a task",
+    response_description="It is stored",
     tags=["tasks"],
     responses=documented(
         InvalidTask("payload.to", "Expected `str`, got `int`"),
@@ -85,6 +86,7 @@ async def add_task(request: ApiRequest) -> Added:
     http_method=GET,
     status_code=200,
     summary="A task as it stands",
+    response_description="The task",
     tags=["tasks"],
     responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
 )
@@ -103,6 +105,7 @@ async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
     http_method=GET,
     status_code=200,
     summary="A task's changes of status",
+    response_description="Its history",
     tags=["tasks"],
     responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
 )

@@ -1,0 +1,67 @@
+"""The examples of the API's description: one task, from its enqueue to its end."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from taskflow.api.tasks import Added, History, HistoryEntry
+from taskflow.model import Priority, Status
+from taskflow.queries import TaskView
+
+ENQUEUED: Final = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+STARTED: Final = ENQUEUED + timedelta(milliseconds=4)
+FINISHED: Final = STARTED + timedelta(seconds=3)
+
+PAYLOAD: Final = Raw(b'{"to": "ada@example.com"}')
+
+REQUEST: Final = {"name": "welcome Ada", "type": "send_email", "payload": msgspec.json.decode(PAYLOAD)}
+
+
+def _changed(old: Status, new: Status, when: datetime) -> HistoryEntry:
+    return HistoryEntry(
+        task_id=1,
+        old_status=old,
+        new_status=new,
+        created_at_stamp=int(when.timestamp()),
+        created_at=when,
+        attempt=1,
+        worker="mail-1",
+        reason=None,
+    )
+
+
+ANSWERS: Final = (
+    Added(added_task_id=1),
+    TaskView(
+        id=1,
+        name="welcome Ada",
+        type="send_email",
+        priority=Priority.NORMAL,
+        status=Status.SUCCEEDED,
+        attempt=1,
+        max_attempts=5,
+        payload=PAYLOAD,
+        result=None,
+        error=None,
+        worker="mail-1",
+        created_at=ENQUEUED,
+        updated_at=FINISHED,
+        scheduled_at=ENQUEUED,
+        started_at=STARTED,
+        finished_at=FINISHED,
+    ),
+    History(
+        [
+            _changed(Status.QUEUED, Status.RUNNING, STARTED),
+            _changed(Status.RUNNING, Status.SUCCEEDED, FINISHED),
+        ]
+    ),
+)
+
+
+def add_to(schemas: dict[str, Any]) -> None:
+    """Give each schema of an answer its example."""
+    for example in ANSWERS:
+        schemas[type(example).__name__]["examples"] = [msgspec.json.decode(msgspec.json.encode(example))]
