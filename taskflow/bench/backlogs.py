@@ -19,15 +19,34 @@ FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
 """
 
 
-def fill(stage: Stage, conn: Session, tasks: int, type: str = "noop") -> None:
-    """Replace all tasks by *tasks* queued ones, numbered from 0, and settle the database."""
+# Half of the tasks are normal, the others high and low.
+FILL_MIXED: Final[LiteralString] = """
+INSERT INTO taskflow.tasks (name, type, payload, priority)
+SELECT 'bench', %(type)s, jsonb_build_object('i', number),
+       ('{normal,high,normal,low}'::taskflow.priority[])[1 + number %% 4]
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+"""
+
+
+def clear(conn: Session) -> None:
+    """Remove all tasks."""
+    conn.execute("TRUNCATE taskflow.tasks, taskflow.attempts")
+
+
+def add(stage: Stage, conn: Session, tasks: int, type: str = "noop", statement: LiteralString = FILL) -> None:
+    """Enqueue *tasks* tasks, numbered from 0, by FILL or FILL_MIXED."""
     with stage.step(f"enqueueing {tasks:,} tasks", tasks) as done:
-        conn.execute("TRUNCATE taskflow.tasks, taskflow.attempts")
         for first in range(0, tasks, CHUNK):
             last = min(first + CHUNK, tasks) - 1
-            conn.execute(FILL, {"type": type, "first": first, "last": last})
+            conn.execute(statement, {"type": type, "first": first, "last": last})
             done(last + 1)
-        settle(conn)
+
+
+def fill(stage: Stage, conn: Session, tasks: int, type: str = "noop") -> None:
+    """Replace all tasks by *tasks* queued ones, and settle the database."""
+    clear(conn)
+    add(stage, conn, tasks, type)
+    settle(conn)
 
 
 # A sample of the rows by their primary key: counting all of them again and again would slow what is measured.

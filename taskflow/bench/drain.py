@@ -1,7 +1,7 @@
 """How fast workers drain a queue that was filled before, against hand-written SQL of the same writes."""
 
-import asyncio
 from collections import defaultdict
+from itertools import pairwise
 from statistics import median
 from typing import Final, LiteralString
 
@@ -11,36 +11,46 @@ from taskflow.bench.backlogs import await_all_final, fill, verify_each_ran_once
 from taskflow.bench.by_hand import drain_by_hand
 from taskflow.bench.cpu import Meter, Usage
 from taskflow.bench.report import Figure, Result
-from taskflow.bench.stage import Session, Stage, one
+from taskflow.bench.stage import Session, Stage
 from taskflow.bench.workers import run_held_back_workers
+from taskflow.cli.context import run_async
 
 BATCHES: Final = (100, 500, 1000)
 RATIO_BAR: Final = 0.7
 
 
 class Drained(Struct, frozen=True):
-    """One drain: tasks per second, and the CPU used meanwhile."""
+    """One drain: tasks per second, over all and within each tenth of the tasks, and the CPU used meanwhile."""
 
     rate: float
     seconds: float
     usage: Usage
+    tenths: list[float]
 
 
-LAST_END: Final[LiteralString] = "SELECT extract(epoch FROM max(finished_at))::float8 FROM taskflow.tasks"
+ENDS: Final[LiteralString] = """
+SELECT extract(epoch FROM max(finished_at))::float8
+FROM (SELECT finished_at, ntile(10) OVER (ORDER BY finished_at) AS tenth FROM taskflow.tasks) AS ended
+GROUP BY tenth
+ORDER BY tenth
+"""
+
+SHORTEST: Final = 0.001
+"""Seconds that a tenth of a tiny run is taken to have lasted, where a single finish recorded all of it."""
 
 
 def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrency: int) -> Drained:
-    """Fill the queue and have it drained, timed on Postgres's clock from letting the workers go to the last finish."""
-    fill(stage, conn, tasks)
+    """Drain the *tasks* queued ones; timed on Postgres's clock from letting the workers go to the last finish."""
     with run_held_back_workers(stage, conn, workers, concurrency) as (processes, released_at):
         meter = Meter(stage.dsn, [worker.process.pid for worker in processes])
         before = meter.read()
         with stage.step(f"draining {tasks:,} tasks", 1) as done:
             await_all_final(conn, lambda: [worker.check() for worker in processes], done)
         usage = meter.read().since(before)
-    (ended_at,) = one(conn, LAST_END)
     verify_each_ran_once(conn)
-    return Drained(tasks / (ended_at - released_at), ended_at - released_at, usage)
+    ends = [ended_at for (ended_at,) in conn.execute(ENDS).fetchall()]
+    tenths = [tasks / 10 / max(end - start, SHORTEST) for start, end in pairwise((released_at, *ends))]
+    return Drained(tasks / (ends[-1] - released_at), ends[-1] - released_at, usage, tenths)
 
 
 def run(stage: Stage, tasks: int, workers: int, concurrency: int, rounds: int) -> Result:
@@ -49,11 +59,12 @@ def run(stage: Stage, tasks: int, workers: int, concurrency: int, rounds: int) -
     by_hand: defaultdict[int, list[float]] = defaultdict(list)
     with stage.connect() as conn:
         for _ in range(rounds):
+            fill(stage, conn, tasks)
             drained.append(drain_once(stage, conn, tasks, workers, concurrency))
             for batch in BATCHES:
                 fill(stage, conn, tasks)
                 with stage.step(f"draining {tasks:,} tasks by hand, {batch} at a time"):
-                    by_hand[batch].append(tasks / asyncio.run(drain_by_hand(stage.dsn, batch)))
+                    by_hand[batch].append(tasks / run_async(drain_by_hand(stage.dsn, batch)))
                 verify_each_ran_once(conn)
     best = max(by_hand, key=lambda batch: median(by_hand[batch]))
     limit, rate = median(by_hand[best]), median(run.rate for run in drained)

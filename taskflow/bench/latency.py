@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
-from taskflow.bench.report import Figure, Result
+from taskflow.bench.report import Figure, Result, quantile
 from taskflow.bench.stage import BenchmarkFailed, Session, Stage
-from taskflow.bench.workers import await_sessions, run_workers
+from taskflow.bench.workers import IDLE, await_sessions, run_workers
 
 WARM_UP: Final = 5
 BINS: Final = (0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, float("inf"))  # ms
@@ -16,8 +16,6 @@ PATIENCE: Final = 30.0
 ENQUEUE: Final[LiteralString] = """
 INSERT INTO taskflow.tasks (name, type, payload) VALUES ('bench', 'note_start', jsonb_build_object('i', %(i)s::int))
 """
-
-IDLE: Final[LiteralString] = "SELECT count(*) FROM (SELECT taskflow.somebody_is_idle('normal') AS idle) AS w WHERE idle"
 
 
 def run(stage: Stage, tasks: int, every: float, concurrency: int) -> Result:
@@ -64,11 +62,6 @@ def await_starts(stage: Stage, count: int) -> dict[int, int]:
         if time.monotonic() > deadline:
             raise BenchmarkFailed(f"{len(lines)} of {count} tasks were started within {PATIENCE:g} s")
         time.sleep(0.05)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value of the sorted *values* below which *share* of them lie."""
-    return values[min(len(values) - 1, int(len(values) * share))]
 
 
 def histogram(values: Sequence[float]) -> list[str]:

@@ -32,7 +32,7 @@ class Result(Struct, frozen=True, kw_only=True):
     """All that one benchmark found. *samples* are the single measurements, and are in JSON only."""
 
     benchmark: str
-    parameters: Mapping[str, int | float | None]
+    parameters: Mapping[str, int | float | str]
     figures: Sequence[Figure]
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
     picture: Sequence[str] = ()
@@ -54,7 +54,7 @@ def to_json(result: Result, environment: Environment) -> str:
 
 def to_table(result: Result, environment: Environment) -> RenderableType:
     """The figures as a table, with the environment below."""
-    given = ", ".join(f"{name} {_short(value)}" for name, value in result.parameters.items() if value is not None)
+    given = ", ".join(f"{name} {_short(value)}" for name, value in result.parameters.items())
     table = Table(title=f"taskflow bench {result.benchmark}: {given}", title_justify="left")
     table.add_column("")
     table.add_column("measured", justify="right")
@@ -71,6 +71,13 @@ def show(console: Console, result: Result, environment: Environment) -> None:
     console.print(to_table(result, environment), highlight=False, soft_wrap=True)
 
 
-def _short(value: float) -> str:
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value of the sorted *values* below which *share* of them lie."""
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def _short(value: float | str) -> str:
     """Three digits, or all of a large number's before the point."""
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"

@@ -101,7 +101,7 @@ def _create_database(admin: Session, name: str) -> None:
         admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     except psycopg.errors.InsufficientPrivilege as error:
         raise BenchmarkFailed(
-            f"the role {admin.info.user} may not create databases: let it (ALTER ROLE … CREATEDB), or give another --dsn"
+            f"the role {admin.info.user} may not create databases: let it (ALTER ROLE … CREATEDB), or change --dsn"
         ) from error
 
 

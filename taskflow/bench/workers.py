@@ -10,21 +10,16 @@ from taskflow.bench.handlers import STARTS
 from taskflow.bench.stage import BenchmarkFailed, Session, Stage, one
 from taskflow.cli.children import Child, kill_children, start_child, stop_children
 
+HANDLERS: Final = "taskflow.bench.handlers"
 READY_WITHIN: Final = 60.0
 STOPPED_WITHIN: Final = 20.0
 
 
 @contextmanager
-def run_workers(stage: Stage, count: int, concurrency: int) -> Generator[Sequence[Child]]:
-    """*count* processes of ``taskflow worker``, otherwise with the settings in force, until this context ends."""
-    environ = {
-        **os.environ,
-        "DATABASE_URL": stage.dsn,
-        "LOG_LEVEL": "warning",
-        "HEALTH_PORT": "",  # several workers cannot share one
-        STARTS: str(stage.folder / "starts"),
-    }
-    options = ["--app", "taskflow.bench.handlers", "--concurrency", str(concurrency)]
+def run_workers(stage: Stage, count: int, concurrency: int, **settings: str) -> Generator[Sequence[Child]]:
+    """*count* processes of ``taskflow worker`` until this context ends; *settings* win over those in force."""
+    environ = environment(stage, **settings)
+    options = ["--app", HANDLERS, "--concurrency", str(concurrency)]
     workers: list[Child] = []
     try:
         for number in range(count):
@@ -35,6 +30,20 @@ def run_workers(stage: Stage, count: int, concurrency: int) -> Generator[Sequenc
     finally:
         kill_children(workers)
 
+
+def environment(stage: Stage, **settings: str) -> dict[str, str]:
+    """The environment of Taskflow's processes on *stage*: ours, with *settings* in place of the variables."""
+    return {
+        **os.environ,
+        "DATABASE_URL": stage.dsn,
+        "LOG_LEVEL": "warning",
+        "HEALTH_PORT": "",  # several workers cannot share one
+        STARTS: str(stage.folder / "starts"),
+        **settings,
+    }
+
+
+IDLE: Final[LiteralString] = "SELECT taskflow.somebody_is_idle('normal')::int"
 
 # Claims that wait for the lock of hold_back.
 READY: Final[LiteralString] = """

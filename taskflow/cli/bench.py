@@ -19,6 +19,8 @@ INTERRUPTED = 130
 
 COUNT = click.IntRange(min=1)
 
+WAYS = ("python", "sql", "http")
+
 Benchmark = Callable[..., Callable[["Stage"], "Result"]]
 
 
@@ -90,3 +92,72 @@ def latency(tasks: int, every: float) -> Callable[["Stage"], "Result"]:
 
     slots = load_settings().worker_concurrency
     return lambda stage: run(stage, tasks, every, slots)
+
+
+@benchmark
+@click.option("--clients", type=COUNT, default=32, show_default=True, help="Connections that insert at once.")
+@click.option("--seconds", type=COUNT, default=5, show_default=True, help="Length of each measurement.")
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Medians of so many runs.")
+def enqueue(clients: int, seconds: int, rounds: int) -> Callable[["Stage"], "Result"]:
+    """Single-row inserts: without the trigger, with a busy worker, with an idle one.
+
+    The clients are pgbench's where it is found, which needs less of the machine than Python.
+    """
+    from taskflow.bench.enqueue import run
+    from taskflow.bench.inserts import find_pgbench
+
+    pgbench = find_pgbench(load_settings().taskflow_pg_bin)
+    return lambda stage: run(stage, clients, seconds, rounds, pgbench)
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=200_000, show_default=True, help="Enqueued in each way.")
+@click.option("--connections", type=COUNT, default=2, show_default=True, help="Statements or requests at once.")
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Medians of so many runs.")
+@click.option(
+    "--way", "ways", multiple=True, type=click.Choice(WAYS), default=WAYS, show_default=True, help="Several times."
+)
+def bulk(tasks: int, connections: int, rounds: int, ways: tuple[str, ...]) -> Callable[["Stage"], "Result"]:
+    """Enqueue 1,000 tasks a statement or request: from Python, by SQL, over HTTP."""
+    from taskflow.bench.bulk import run
+
+    return lambda stage: run(stage, tasks, connections, rounds, ways)
+
+
+@benchmark
+@click.option("--connections", type=COUNT, default=64, show_default=True, help="Keep-alive connections.")
+@click.option("--seconds", type=COUNT, default=5, show_default=True, help="Length of each measurement.")
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Medians of so many runs.")
+def api(connections: int, seconds: int, rounds: int) -> Callable[["Stage"], "Result"]:
+    """POST /tasks to one server process, and to one that only validates.
+
+    The load is wrk's where it is installed, which needs less of the machine than Python.
+    """
+    from taskflow.bench.api import run
+    from taskflow.bench.load import find_wrk
+
+    return lambda stage: run(stage, connections, seconds, rounds, find_wrk())
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=500_000, show_default=True, help="Enqueued before each drain.")
+@click.option("--rounds", type=COUNT, default=1, show_default=True, help="Medians of so many runs.")
+def pinned(tasks: int, rounds: int) -> Callable[["Stage"], "Result"]:
+    """Drain beside a session that is idle in transaction and holds a snapshot.
+
+    Such a session keeps Postgres from removing dead rows, which slows most queues the longer it lasts.
+    """
+    from taskflow.bench.pinned import run
+
+    slots = load_settings().worker_concurrency
+    return lambda stage: run(stage, tasks, slots, rounds)
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=1_000_000, show_default=True, help="Queued, of all priorities.")
+@click.option("--claims", type=COUNT, default=300, show_default=True, help="Timed, of 100 tasks each.")
+def backlog(tasks: int, claims: int) -> Callable[["Stage"], "Result"]:
+    """Claims in front of a large backlog, with stale and fresh statistics, and their plans."""
+    from taskflow.bench.backlog import run
+
+    return lambda stage: run(stage, tasks, claims)

@@ -1,0 +1,26 @@
+"""The limit of ``POST /tasks``: a Litestar app that validates the body as Taskflow does, and stores nothing."""
+
+from litestar import Litestar, get, post
+
+from taskflow.api.body import read_task
+from taskflow.api.services import ApiRequest
+from taskflow.api.tasks import Added
+from taskflow.bench.workers import HANDLERS
+from taskflow.registry import load
+
+registry = load([HANDLERS])
+
+
+@post("/tasks", status_code=200)
+async def add_task(request: ApiRequest) -> Added:
+    """Validate, and answer at once."""
+    read_task(await request.body(), registry, with_test_queue=False)
+    return Added(1)
+
+
+@get("/readiness")
+async def readiness() -> None:
+    """It answers, so it is ready."""
+
+
+app = Litestar([add_task, readiness], logging_config=None)
