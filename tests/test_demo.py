@@ -128,6 +128,13 @@ def test_a_taken_port_is_told_before_anything_is_started(home: Path):
     assert not (home / ".taskflow").exists()
 
 
+def test_a_demo_without_programs_of_postgres_says_so_in_one_line(home: Path):
+    demo = run(home, "taskflow", "demo", SERVER_PORT=str(free_port()), TASKFLOW_PG_BIN="/nowhere")
+    assert demo.returncode == 1
+    assert demo.stderr.startswith("Error: TASKFLOW_PG_BIN=/nowhere holds no postgres")
+    assert demo.stderr.count("\n") == 1
+
+
 def test_a_demo_leaves_a_postgres_up_that_others_use(home: Path):
     with started(home, "taskflow-worker", "--id", "another") as worker:
         worker.await_said("worker.started")

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -121,11 +121,10 @@ def own_postgres(settings: "Settings") -> Generator[str]:
     from taskflow import embedded
 
     directory = Path(settings.taskflow_dir)
-    try:
-        with embedded.hold(directory, binaries=embedded.find_binaries(settings.taskflow_pg_bin)) as dsn:
-            yield dsn
-    finally:
-        _await_shutdown(directory)
+    binaries = embedded.find_binaries(settings.taskflow_pg_bin)
+    with ExitStack() as afterwards, embedded.hold(directory, binaries=binaries) as dsn:
+        afterwards.callback(_await_shutdown, directory)
+        yield dsn
 
 
 def _await_shutdown(directory: Path) -> None:
