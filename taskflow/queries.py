@@ -64,6 +64,14 @@ async def find_task(conn: Connection, id: int) -> TaskView | None:
     return TaskView(**row)
 
 
+RUNNING = "SELECT id, attempt FROM taskflow.tasks WHERE worker_id = %(worker)s AND status = 'running'"
+
+
+async def find_running(conn: Connection, worker: int) -> set[tuple[int, int]]:
+    """Id and attempt of each task that *worker* runs, as far as Postgres knows."""
+    return set(await (await conn.execute(RUNNING, {"worker": worker})).fetchall())
+
+
 HISTORY = """
 -- A join could lose the order of the view.
 SELECT task_id, old_status::text, new_status::text, attempt,

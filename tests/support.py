@@ -29,7 +29,7 @@ PATIENCE = 30.0
 
 
 def claimed(
-    id: int = 7, *, type: str = "work", payload: bytes = b"{}", attempt: int = 1, max_attempts: int = 5
+    id: int = 7, *, type: str = "work", payload: str = "{}", attempt: int = 1, max_attempts: int = 5
 ) -> ClaimedTask:
     """A task as a claim gives it."""
     return ClaimedTask(id, attempt, max_attempts, type, payload, "a task", Priority.NORMAL)
@@ -225,6 +225,8 @@ def wait_in_thread(payload: dict):
 @task("fail", backoff=AT_ONCE)
 async def fail(payload: dict):
     enter("began")
+    await asyncio.sleep(0.01)
+    enter("ended")
     raise ValueError("it does not work")
 
 

@@ -36,14 +36,19 @@ class Finisher:
         self._worker = worker
         self._woken = woken
         self._pending: list[Ended] = []
-        self._in_flight = 0
+        self._in_flight: list[Ended] = []
         self._wake = asyncio.Event()
         self._recorded = asyncio.Event()
 
     @property
     def pending(self) -> int:
         """How many outcomes are not recorded yet."""
-        return len(self._pending) + self._in_flight
+        return len(self._pending) + len(self._in_flight)
+
+    @property
+    def claims(self) -> set[tuple[int, int]]:
+        """Id and attempt of each task whose outcome is not recorded yet."""
+        return {(task.id, task.attempt) for task, _ in (*self._in_flight, *self._pending)}
 
     async def wait_for_room(self) -> None:
         """Return once so few outcomes are unrecorded that more may be made."""
@@ -63,9 +68,9 @@ class Finisher:
             self._wake.clear()
             while self._pending:
                 batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
-                self._in_flight = len(batch)
+                self._in_flight = batch
                 await self._record_surely(batch)
-                self._in_flight = 0
+                self._in_flight = []
                 self._recorded.set()
 
     async def drain(self, seconds: float) -> bool:

@@ -21,6 +21,7 @@ from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
 from taskflow.worker.presence import Presence, Registration
 from taskflow.worker.slots import Slots
+from taskflow.worker.strays import Strays
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +119,7 @@ async def _work(
         claimer = Claimer(claims, worker, options.priorities, slots, finisher, woken, poll=options.poll)
         jobs = [
             asyncio.create_task(finisher.run()),
-            asyncio.create_task(_maintain(dsn, options, registration, stop)),
+            asyncio.create_task(_maintain(dsn, options, registration, Strays(worker, slots, finisher), stop)),
             asyncio.create_task(_sweep(slots)),
         ]
         claiming = claimer.start()
@@ -158,8 +159,13 @@ async def _sweep(slots: Slots) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def _maintain(dsn: str, options: WorkerOptions, registration: Registration, stop: asyncio.Event) -> None:
-    """Rescue: at once what former workers of this name left, then now and then what any worker left that is gone."""
+async def _maintain(
+    dsn: str, options: WorkerOptions, registration: Registration, strays: Strays, stop: asyncio.Event
+) -> None:
+    """Rescue: at once what former workers of this name left, then now and then what any worker left that is gone.
+
+    And put back what this worker claimed without learning of it.
+    """
     former = list(registration.former)
 
     async def step() -> None:
@@ -168,6 +174,7 @@ async def _maintain(dsn: str, options: WorkerOptions, registration: Registration
                 rescued = await rescue_all(conn, former[-1])
                 log.info("worker.took_over", worker=options.name, rescued=rescued)
                 former.pop()
+            await strays.put_back(conn)
             await rescue_once(conn, options.lease)
 
     await every(options.lease / 5, stop, step)

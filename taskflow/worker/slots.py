@@ -46,6 +46,11 @@ class Slots:
         """How many attempts run now."""
         return len(self._running)
 
+    @property
+    def claims(self) -> set[tuple[int, int]]:
+        """Id and attempt of each task that runs now."""
+        return {(attempt.task.id, attempt.task.attempt) for attempt in self._running}
+
     def start(self, tasks: Iterable[ClaimedTask]) -> None:
         """Run *tasks*, each in a slot of its own."""
         loop = asyncio.get_running_loop()
