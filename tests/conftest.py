@@ -97,10 +97,16 @@ def dsn(shared_database: str) -> str:
     return shared_database
 
 
+async def _connect(dsn: str) -> Connection:
+    conn = await connect(dsn, "test")
+    await conn.execute("SET lock_timeout = '20s'")  # a lock that should not be waited for fails the test
+    return conn
+
+
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
     """An autocommit connection to the emptied database."""
-    async with await connect(dsn, "test") as conn:
+    async with await _connect(dsn) as conn:
         yield conn
 
 
@@ -113,7 +119,7 @@ async def connections(dsn: str) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as opened:
 
         async def open_more(count: int) -> list[Connection]:
-            return [await opened.enter_async_context(await connect(dsn, "test")) for _ in range(count)]
+            return [await opened.enter_async_context(await _connect(dsn)) for _ in range(count)]
 
         yield open_more
 
