@@ -55,7 +55,8 @@ class NewTask(Struct, frozen=True, kw_only=True):
     payload: Raw
     priority: Priority = Priority.NORMAL
     max_attempts: int = 5
-    scheduled_at: datetime | None = None  # None: due at once
+    scheduled_at: datetime | None = None  # None: due at once, or after the delay
+    delay: float | None = None  # seconds by the database's clock; scheduled_at wins
 
 
 class ClaimedTask(Struct, frozen=True):

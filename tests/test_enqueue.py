@@ -58,6 +58,14 @@ async def test_without_more_a_task_is_normal_and_due_at_once(conn: Connection):
     assert row["scheduled_at"] == row["created_at"] == row["updated_at"]
 
 
+@pytest.mark.parametrize("seconds", [0, 0.25, 90, 3_155_760_000])
+async def test_a_delay_counts_from_the_database_s_clock(conn: Connection, seconds: float):
+    await conn.execute("SET TIME ZONE 'Europe/Berlin'")  # where some days have 23 or 25 hours
+    (id,) = await enqueue_many(conn, [task(delay=seconds)])
+    row = await look(conn, id)
+    assert row["scheduled_at"].astimezone(UTC) - row["created_at"].astimezone(UTC) == timedelta(seconds=seconds)
+
+
 async def test_no_tasks_are_no_ids(conn: Connection):
     assert await enqueue_many(conn, []) == []
 
