@@ -16,6 +16,7 @@ from taskflow.errors import SettingsError
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=10_000)]
+Bytes = Annotated[int, Meta(ge=1_000, le=200_000_000)]
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -27,6 +28,12 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     server_host: Annotated[str, Meta(description="address the API listens on")] = "127.0.0.1"
     server_port: Annotated[Port, Meta(description="port of the API")] = 8086
     server_time_out_in_seconds: Annotated[Seconds, Meta(description="a longer request is cancelled with 503")] = 5
+    server_max_body_bytes: Annotated[Bytes, Meta(description="largest body of a request, and of a task in a batch")] = (
+        1_000_000
+    )
+    server_max_batch_bytes: Annotated[Bytes, Meta(description="largest body of POST /tasks/batch")] = 16_000_000
+    server_max_batch_tasks: Annotated[int, Meta(ge=1, le=1_000_000, description="most tasks of one batch")] = 10_000
+    server_max_json_depth: Annotated[int, Meta(ge=1, le=500, description="deepest nesting of a payload")] = 64
     worker_time_out_in_seconds: Annotated[Seconds, Meta(description="limit of one attempt")] = 15
     worker_concurrency: Annotated[Count, Meta(description="attempts that one worker runs at once")] = 100
     worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30

@@ -130,7 +130,7 @@ def is_problem(response: httpx.Response, status: int, field: str | None = None) 
     return (
         response.status_code == status == problem["status"]
         and response.headers["content-type"] == "application/problem+json"
-        and problem.keys() - {"field"} == {"type", "title", "status", "detail"}
+        and problem.keys() - {"field", "errors"} == {"type", "title", "status", "detail"}
         and problem.get("field") == field
     )
 

@@ -1,10 +1,11 @@
 """The API's routes, in this process, over a real database."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from conftest import MakeTask
+from conftest import MakeTask, look
 from serving import api, is_problem, stored
 from structlog.testing import capture_logs
 
@@ -43,6 +44,28 @@ async def test_the_test_queue_is_closed_unless_the_settings_open_it(dsn: str, cl
     assert is_problem(await client.post("/tasks", json=task), 400, "priority")
     async with api(dsn, enable_test_queue=True) as client:
         assert (await client.post("/tasks", json=task)).status_code == 200
+
+
+@pytest.mark.parametrize("when", ["2030-01-01T00:00:00Z", "2029-12-31T23:30:00-00:30", "2030-01-01 01:00:00+01:00"])
+async def test_a_task_can_be_scheduled(client: httpx.AsyncClient, conn: Connection, when: str):
+    answer = await client.post("/tasks", json=LETTER | {"scheduled_at": when, "delay_seconds": None})
+    row = await look(conn, answer.json()["added_task_id"])
+    assert row["scheduled_at"] == datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("delay", [0, 0.5, 86_400, 3_155_760_000])
+async def test_a_task_can_be_delayed(client: httpx.AsyncClient, conn: Connection, delay: float):
+    answer = await client.post("/tasks", json=LETTER | {"delay_seconds": delay, "scheduled_at": None})
+    row = await look(conn, answer.json()["added_task_id"])
+    assert row["scheduled_at"] - row["created_at"] == timedelta(seconds=delay)
+
+
+@pytest.mark.parametrize(("given", "stored"), [(None, 2), (1, 1), (2**31 - 1, 2**31 - 1)])
+async def test_a_task_may_have_its_own_max_attempts(
+    client: httpx.AsyncClient, conn: Connection, given: int | None, stored: int
+):
+    answer = await client.post("/tasks", json=LETTER | {"max_attempts": given})
+    assert (await look(conn, answer.json()["added_task_id"]))["max_attempts"] == stored
 
 
 async def test_a_task_can_be_looked_at(client: httpx.AsyncClient):

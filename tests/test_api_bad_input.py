@@ -79,6 +79,32 @@ NO_TASK = {
     "a priority of another case": (task(more=', "priority": "High"'), "priority"),
     "a priority that is null": (task(more=', "priority": null'), "priority"),
     "the test queue": (task(more=', "priority": "test"'), "priority"),
+    "a negative delay": (task(more=', "delay_seconds": -1'), "delay_seconds"),
+    "a delay above a century": (task(more=', "delay_seconds": 3155760001'), "delay_seconds"),
+    "a delay of 1e300 seconds": (task(more=', "delay_seconds": 1e300'), "delay_seconds"),
+    "a delay of 5,000 digits": (task(more=f', "delay_seconds": {"9" * 5000}'), "delay_seconds"),
+    "a delay that is a text": (task(more=', "delay_seconds": "1"'), "delay_seconds"),
+    "a delay that is true": (task(more=', "delay_seconds": true'), "delay_seconds"),
+    "the year 0001": (task(more=', "scheduled_at": "0001-01-01T00:00:00Z"'), "scheduled_at"),
+    "the year 0001, an hour before": (task(more=', "scheduled_at": "0001-01-01T00:00:00+01:00"'), "scheduled_at"),
+    "the year 1969": (task(more=', "scheduled_at": "1969-12-31T23:59:59.999999Z"'), "scheduled_at"),
+    "the year 9999": (task(more=', "scheduled_at": "9999-01-01T00:00:00Z"'), "scheduled_at"),
+    "the end of 9999 far in the west": (
+        task(more=', "scheduled_at": "9999-12-31T23:59:59-23:59"'),
+        "scheduled_at",
+    ),
+    "the year 10000": (task(more=', "scheduled_at": "10000-01-01T00:00:00Z"'), "scheduled_at"),
+    "a time without a zone": (task(more=', "scheduled_at": "2030-01-01T00:00:00"'), "scheduled_at"),
+    "a time that is a number": (task(more=', "scheduled_at": 1893456000'), "scheduled_at"),
+    "infinity": (task(more=', "scheduled_at": "infinity"'), "scheduled_at"),
+    "the 30th of February": (task(more=', "scheduled_at": "2030-02-30T00:00:00Z"'), "scheduled_at"),
+    "a delay beside a time": (
+        task(more=', "scheduled_at": "2030-01-01T00:00:00Z", "delay_seconds": 1'),
+        "scheduled_at",
+    ),
+    "no attempts": (task(more=', "max_attempts": 0'), "max_attempts"),
+    "2^31 attempts": (task(more=', "max_attempts": 2147483648'), "max_attempts"),
+    "one attempt and a half": (task(more=', "max_attempts": 1.5'), "max_attempts"),
 }
 
 BAD_PAYLOADS = {
@@ -96,6 +122,9 @@ BAD_PAYLOADS = {
     "the halves in the wrong order": r'{"a": "\udca3\ud83d"}',
     "half of a pair in a key": r'{"\ud83d": 1}',
     "a huge exponent": '{"a": 1e400000}',
+    "nesting of 65": nested(64),
+    "nesting of 100": nested(100),
+    "nesting of 100 among brackets in texts": '{"]\\"]": ' + nested(99) + "}",
     "a number of 200,000 digits": '{"a": ' + "9" * 200_000 + "}",
 }
 
@@ -120,7 +149,8 @@ FINE = {
         '{"a": "\'; DROP TABLE taskflow.tasks; -- %s %(id)s {0}"}', name=json.dumps("%s'\"\\{}")
     ),
     "any Unicode": task(json.dumps({"ключ": "\u202e\ufffe\ud7ff\U0010ffff"}, ensure_ascii=False)),
-    "nesting of 100": task(nested(100)),
+    "nesting of 64": task(nested(63)),
+    "brackets within a text": task(json.dumps({"a": '"[{' * 1000})),
     "a precise number": task('{"a": 1e-300, "b": -0.0, "c": 1.50e3}'),
 }
 

@@ -1,5 +1,6 @@
 """The API keeps what its OpenAPI description promises, and the page that shows it needs no internet."""
 
+import os
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ from serving import api, registry, served_in_a_thread, stored
 from taskflow.database import Connection
 
 Document = dict[str, Any]
+
+HOOKS = Path(__file__).parent / "fuzz_hooks.py"
 
 
 @pytest.fixture
@@ -44,6 +47,7 @@ def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(dsn: s
                 "--no-color",
             ],
             cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
             capture_output=True,
             text=True,
             timeout=120,

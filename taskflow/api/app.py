@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from litestar import HttpMethod, Litestar, Response, route
+from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import docs, health, problems, tasks
+from taskflow.api import batch, docs, health, problems, tasks
 from taskflow.api.enqueuer import open_enqueuer
 from taskflow.api.services import Services
 from taskflow.api.timing import TimeLimit
@@ -16,10 +16,9 @@ from taskflow.database import open_pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
-LARGEST_BODY: Final = 1_000_000
-"""Bytes; a larger body is answered with 413."""
-
 ROUTES: Final = (tasks.add_task, tasks.show_task, tasks.show_history, health.readiness, health.liveness)
+BATCH: Final = (batch.add_tasks,)
+"""Routes that take larger bodies than the others."""
 
 
 def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
@@ -35,13 +34,16 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
             app.state["services"] = Services(settings, registry, pool, enqueuer)
             yield
 
+    batches = Router(
+        "/", route_handlers=[*options(BATCH), *BATCH], request_max_body_size=settings.server_max_batch_bytes
+    )
     return Litestar(
-        route_handlers=[*options(ROUTES), *ROUTES, docs.ASSETS],
+        route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS],
         lifespan=[lifespan],
         middleware=[TimeLimit(settings.server_time_out_in_seconds)],
         exception_handlers=problems.ANSWERS,
-        openapi_config=docs.describe(registry, with_test_queue=settings.enable_test_queue),
-        request_max_body_size=LARGEST_BODY,
+        openapi_config=docs.describe(registry, settings),
+        request_max_body_size=settings.server_max_body_bytes,
         logging_config=None,
         debug=False,
     )

@@ -1,15 +1,22 @@
 """What `POST /tasks` accepts, and how it becomes a NewTask."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from taskflow.api.depth import is_deeper
 from taskflow.api.problems import InvalidRequest
 from taskflow.errors import InvalidTask
 from taskflow.model import NewTask, Priority
 from taskflow.registry import Registry
+from taskflow.settings import Settings
+
+CENTURY: Final = 100 * 365.25 * 86_400  # seconds
+FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +44,21 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ]
     priority: Priority = Priority.NORMAL
+    scheduled_at: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(
+            description="due from then on, with a time zone, from 1970 to 9998; not beside `delay_seconds`",
+            examples=["2026-12-24T18:00:00+01:00"],
+        ),
+    ] = None
+    delay_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=CENTURY)] | None,
+        Meta(description="due so much later, by the database's clock", examples=[90]),
+    ] = None
+    max_attempts: Annotated[
+        Annotated[int, Meta(ge=1, le=2**31 - 1)] | None,
+        Meta(description="unless given, what the task type says", examples=[3]),
+    ] = None
 
 
 _decoder: Final = msgspec.json.Decoder(TaskRequest)
@@ -46,12 +68,12 @@ FIELD_NAMED: Final = re.compile(r"field `([^`]*)`")
 """In msgspec's message about a missing or an unknown field."""
 
 STORABLE_ESCAPES: Final = re.compile(
-    rb"(?:[^\\]|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+", re.DOTALL
+    rb"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+", re.DOTALL
 )
 """JSON without \\u0000 and without half of a surrogate pair, which jsonb cannot hold."""
 
 
-def read_task(body: bytes, registry: Registry, *, with_test_queue: bool) -> NewTask:
+def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     """The task that *body* asks for.
 
     Raises InvalidRequest if it is no JSON, InvalidTask or UnknownTaskType if the task cannot be enqueued.
@@ -59,16 +81,22 @@ def read_task(body: bytes, registry: Registry, *, with_test_queue: bool) -> NewT
     request = _decode(body)
     if "\0" in request.name:
         raise InvalidTask("name", "must not hold the character U+0000")
-    if request.priority is Priority.TEST and not with_test_queue:
+    if request.priority is Priority.TEST and not settings.enable_test_queue:
         raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
+    if request.scheduled_at is not None:
+        _check_schedule(request.scheduled_at, request.delay_seconds)
     payload = _payload(request.payload)
+    if is_deeper(payload, settings.server_max_json_depth):
+        raise InvalidTask("payload", f"is nested more than {settings.server_max_json_depth} deep")
     task_type = registry.validate(request.type, payload)
     return NewTask(
         name=request.name,
         type=request.type,
         payload=Raw(payload),
         priority=request.priority,
-        max_attempts=task_type.max_attempts,
+        max_attempts=request.max_attempts or task_type.max_attempts,
+        scheduled_at=request.scheduled_at,
+        delay=request.delay_seconds,
     )
 
 
@@ -79,11 +107,18 @@ def _decode(body: bytes) -> TaskRequest:
         problem, _, path = str(error).partition(" - at `$")
         if named := FIELD_NAMED.search(problem):
             path = named[1]
-        raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"the body: {problem}") from error
+        raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"not a task: {problem}") from error
     except RecursionError as error:
-        raise InvalidRequest("the body is nested too deeply") from error
+        raise InvalidRequest("nested too deeply") from error
     except ValueError as error:
-        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}") from error
+        raise InvalidRequest(f"not JSON in UTF-8: {error}") from error
+
+
+def _check_schedule(scheduled_at: datetime, delay: float | None) -> None:
+    if delay is not None:
+        raise InvalidTask("scheduled_at", "must not be given beside delay_seconds")
+    if not FIRST <= scheduled_at < LAST:
+        raise InvalidTask("scheduled_at", "must lie in the years 1970 to 9998")
 
 
 def _payload(given: Raw) -> bytes:

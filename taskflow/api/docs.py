@@ -14,6 +14,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
 from taskflow.api import examples
+from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
 from taskflow.api.problems import Problem
@@ -21,19 +22,20 @@ from taskflow.api.tasks import Added, History
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import TaskView
 from taskflow.registry import Registry
+from taskflow.settings import Settings
 
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 
-BODIES: Final = (TaskRequest, Added, TaskView, History, Problem, Ready, Alive)
+BODIES: Final = (TaskRequest, Added, AddedTasks, TaskView, History, Problem, Ready, Alive)
 
 
 class Document(JsonRenderPlugin):
     """Litestar's description of the routes, with msgspec's description of the bodies, which is exact."""
 
-    def __init__(self, registry: Registry, *, with_test_queue: bool) -> None:
+    def __init__(self, registry: Registry, settings: Settings) -> None:
         super().__init__(media_type=MediaType.JSON)
         self._registry = registry
-        self._with_test_queue = with_test_queue
+        self._settings = settings
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The document as JSON."""
@@ -44,25 +46,31 @@ class Document(JsonRenderPlugin):
         examples.add_to(schemas)
         fields = schemas["TaskRequest"]["properties"]
         fields["type"]["enum"] = self._registry.names()
-        offered = Priority if self._with_test_queue else EVERYDAY
+        offered = Priority if self._settings.enable_test_queue else EVERYDAY
         fields["priority"] = {
             "description": "which queue",
             "enum": [priority.value for priority in offered],
             "default": Priority.NORMAL.value,
         }
         paths = {path: dict(operations) for path, operations in document["paths"].items()}
-        paths["/tasks"]["post"]["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/TaskRequest"},
-                    "example": examples.REQUEST,
-                }
+        task = {"$ref": "#/components/schemas/TaskRequest"}
+        batch = {"type": "array", "items": task, "maxItems": self._settings.server_max_batch_tasks}
+        _take(paths["/tasks"], {JSON: {"schema": task, "example": examples.REQUEST}})
+        _take(
+            paths["/tasks/batch"],
+            {
+                JSON: {"schema": batch, "example": examples.BATCH},
+                NDJSON: {"schema": {"type": "string"}, "example": examples.LINES},
             },
-        }
+        )
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body
         return document | {"paths": paths, "components": {"schemas": schemas}}
+
+
+def _take(path: dict[str, Any], content: dict[str, Any]) -> None:
+    """Describe what POST takes on *path*."""
+    path["post"]["requestBody"] = {"required": True, "content": content}
 
 
 class Page(OpenAPIRenderPlugin):
@@ -85,13 +93,13 @@ ASSETS: Final = create_static_files_router(
 )
 
 
-def describe(registry: Registry, *, with_test_queue: bool) -> OpenAPIConfig:
+def describe(registry: Registry, settings: Settings) -> OpenAPIConfig:
     """What Litestar needs to serve `/schema` and `/schema/openapi.json`."""
     return OpenAPIConfig(
         title="Taskflow",
         version=taskflow.__version__,
         description="A background task queue on PostgreSQL alone.",
         path="/schema",
-        render_plugins=[Page(), Document(registry, with_test_queue=with_test_queue)],
+        render_plugins=[Page(), Document(registry, settings)],
         use_handler_docstrings=True,
     )

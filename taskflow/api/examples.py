@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from taskflow.api.batch import AddedTasks
 from taskflow.api.tasks import Added, History, HistoryEntry
 from taskflow.model import Priority, Status
 from taskflow.queries import TaskView
@@ -17,6 +18,8 @@ FINISHED: Final = STARTED + timedelta(seconds=3)
 PAYLOAD: Final = Raw(b'{"to": "ada@example.com"}')
 
 REQUEST: Final = {"name": "welcome Ada", "type": "send_email", "payload": msgspec.json.decode(PAYLOAD)}
+BATCH: Final = [REQUEST, REQUEST | {"priority": "low", "delay_seconds": 3600, "max_attempts": 3}]
+LINES: Final = msgspec.json.Encoder().encode_lines(BATCH).decode()
 
 
 def _changed(old: Status, new: Status, when: datetime) -> HistoryEntry:
@@ -34,6 +37,7 @@ def _changed(old: Status, new: Status, when: datetime) -> HistoryEntry:
 
 ANSWERS: Final = (
     Added(added_task_id=1),
+    AddedTasks(added_task_ids=[1, 2]),
     TaskView(
         id=1,
         name="welcome Ada",

@@ -1,5 +1,6 @@
 """Every error becomes a response here, once: a problem as RFC 9457 describes it."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -10,7 +11,7 @@ from litestar import Response
 from litestar.exceptions import ClientException, HTTPException, InternalServerException, NotFoundException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
@@ -22,6 +23,19 @@ MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = "1"
 """Seconds; sent with each 503."""
 
+LISTED: Final = 20
+"""Tasks of a batch whose errors are told, at most."""
+LONGEST: Final = 500
+"""Characters; what is quoted from a request may be longer."""
+
+
+class TaskError(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is wrong with one task of a batch."""
+
+    index: Annotated[int, Meta(description="of the task, counted from 0", ge=0)]
+    field: Annotated[str | None, Meta(description="a path such as `payload.to`")] = None
+    detail: str
+
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong, as RFC 9457 says it; `field` names what is at fault where there is one."""
@@ -31,6 +45,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Annotated[int, Meta(examples=[404])]
     detail: Annotated[str, Meta(examples=["no task has this id"])]
     field: Annotated[str | None, Meta(description="a path such as `payload.to`")] = None
+    errors: Annotated[list[TaskError] | None, Meta(description="of a batch: the first tasks at fault")] = None
 
 
 class InvalidRequest(TaskflowError):
@@ -41,6 +56,15 @@ class InvalidRequest(TaskflowError):
         self.field = field
 
 
+class InvalidBatch(TaskflowError):
+    """Some tasks of a batch cannot be enqueued, so that none was; *errors* tells of the first ones."""
+
+    def __init__(self, errors: Sequence[TaskError], given: int) -> None:
+        listed = f"; the first {LISTED} are listed" if len(errors) > LISTED else ""
+        super().__init__(f"{len(errors):,} of {given:,} tasks cannot be enqueued, so none was{listed}")
+        self.errors = list(errors[:LISTED])
+
+
 class TaskNotFound(NotFoundException):
     """No task has this id."""
 
@@ -48,7 +72,7 @@ class TaskNotFound(NotFoundException):
 
 
 class UnsupportedMediaType(ClientException):
-    """The body is not announced as JSON."""
+    """The body is announced as something else than what is expected."""
 
     status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     detail = "the body must be application/json"
@@ -73,6 +97,8 @@ def problem_of(error: Exception) -> Problem:
             return _of("invalid-task", "Invalid task", 400, str(error), error.field)
         case UnknownTaskType():
             return _of("unknown-task-type", "Unknown task type", 400, str(error), "type")
+        case InvalidBatch():
+            return structs.replace(_of("invalid-batch", "Invalid batch", 400, str(error)), errors=error.errors)
         case InvalidRequest():
             return _of("invalid-request", "Invalid request", 400, str(error), error.field)
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body
@@ -103,7 +129,17 @@ def documented(*errors: Exception) -> dict[int, ResponseSpec]:
 
 
 def _of(kind: str, title: str, status: int, detail: str, field: str | None = None) -> Problem:
-    return Problem(type=f"urn:taskflow:problem:{kind}", title=title, status=status, detail=detail, field=field)
+    return Problem(
+        type=f"urn:taskflow:problem:{kind}",
+        title=title,
+        status=status,
+        detail=_shorten(detail),
+        field=None if field is None else _shorten(field),
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _plain(status: int, detail: str) -> Problem:

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, structs
 
 from taskflow import queries
 from taskflow.api.body import read_task
+from taskflow.api.media import media_type
 from taskflow.api.problems import InvalidRequest, TaskNotFound, UnsupportedMediaType, documented
 from taskflow.api.services import GET, ApiRequest, services
 from taskflow.errors import InvalidTask
@@ -73,11 +74,9 @@ def _not_an_integer() -> InvalidRequest:
 )
 async def add_task(request: ApiRequest) -> Added:
     """Answers once the task is durable. `payload` must fit the task type."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaType
+    media_type(request, "application/json")
     given = services(request)
-    task = read_task(await request.body(), given.registry, with_test_queue=given.settings.enable_test_queue)
+    task = read_task(await request.body(), given.registry, given.settings)
     return Added(await given.enqueuer.enqueue(task))
 
 

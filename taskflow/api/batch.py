@@ -1,0 +1,149 @@
+"""Enqueue many tasks at once: all of them, or none."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+from litestar import post
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from msgspec import Raw, Struct
+
+from taskflow.api.body import TaskRequest, read_task
+from taskflow.api.enqueuer import LARGEST, REFUSED
+from taskflow.api.media import media_type
+from taskflow.api.problems import InvalidBatch, InvalidRequest, TaskError, UnsupportedMediaType, documented, problem_of
+from taskflow.api.services import ApiRequest, Services, services
+from taskflow.database import Connection
+from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
+from taskflow.model import NewTask
+from taskflow.queue.enqueue import enqueue_many
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+
+BREATH: Final = 50_000
+"""Bytes to read before other requests have their turn; a few milliseconds."""
+
+MANY_COMMAS: Final = 1_000_000
+"""An array that may have more elements is checked for tasks before it is taken apart: `1,` takes 70 bytes as a Raw."""
+
+LINES: Final = re.compile(rb"\S[^\n]*")
+"""What is not blank of a line."""
+
+_array: Final = msgspec.json.Decoder(list[Raw])
+_tasks: Final = msgspec.json.Decoder(list[TaskRequest])
+
+
+class AddedTasks(Struct, frozen=True):
+    """All tasks are stored; the ids come in the order of the tasks."""
+
+    added_task_ids: list[int]
+
+
+@post(
+    "/tasks/batch",
+    status_code=200,
+    summary="Enqueue many tasks",
+    response_description="They are stored",
+    tags=["tasks"],
+    responses=documented(
+        InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
+        RequestEntityTooLarge(),
+        UnsupportedMediaType(detail="the body must be application/json or application/x-ndjson"),
+        TimeoutError(),
+    ),
+)
+async def add_tasks(request: ApiRequest) -> AddedTasks:
+    """All or nothing, in one transaction: either a JSON array of tasks, or one task a line as `application/x-ndjson`.
+
+    Each error comes with the index of its task, counted from 0; blank lines do not count.
+    """
+    is_array = media_type(request, JSON, NDJSON) == JSON
+    given = services(request)
+    body = await request.body()
+    most = given.settings.server_max_batch_tasks
+    pieces = split_array(body) if is_array else split_lines(body, most)
+    if len(pieces) > most:
+        raise InvalidRequest(f"a batch has at most {most:,} tasks")
+    tasks = await read_tasks(pieces, given)
+    async with given.pool.connection() as conn:
+        return AddedTasks(await store(conn, tasks))
+
+
+def split_array(body: bytes) -> list[Raw]:
+    """The elements of the array; raises InvalidRequest if it is none."""
+    try:
+        if body.count(b",") > MANY_COMMAS:
+            _tasks.decode(body)
+        return _array.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the body: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}") from error
+
+
+def split_lines(body: bytes, most: int) -> list[bytes]:
+    """The lines that are not blank, *most* and one at most."""
+    return [line[0] for line in islice(LINES.finditer(body), most + 1)]
+
+
+async def read_tasks(pieces: Sequence[Raw | bytes], given: Services) -> list[NewTask]:
+    """The tasks that *pieces* ask for; raises InvalidBatch with what is wrong with each."""
+    tasks: list[NewTask] = []
+    errors: list[TaskError] = []
+    largest = given.settings.server_max_body_bytes
+    read = 0
+    for index, piece in enumerate(pieces):
+        body = bytes(piece)
+        if (read := read + len(body)) > BREATH:
+            await asyncio.sleep(0)
+            read = 0
+        try:
+            if len(body) > largest:
+                raise InvalidRequest(f"a task has at most {largest:,} bytes")
+            tasks.append(read_task(body, given.registry, given.settings))
+        except (InvalidTask, UnknownTaskType, InvalidRequest) as error:
+            errors.append(_error(index, error))
+    if errors:
+        raise InvalidBatch(errors, given=len(pieces))
+    return tasks
+
+
+async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
+    """Store *tasks* in one transaction; raises InvalidBatch if Postgres refuses one of them."""
+    ids: list[int] = []
+    first = 0
+    try:
+        async with conn.transaction():
+            for first in range(0, len(tasks), LARGEST):
+                ids += await enqueue_many(conn, tasks[first : first + LARGEST])
+    except REFUSED as error:
+        index = first + await find_refused(conn, tasks[first : first + LARGEST])
+        problem = InvalidTask("payload", str(error).partition("\n")[0])
+        raise InvalidBatch([_error(index, problem)], given=len(tasks)) from error
+    return ids
+
+
+def _error(index: int, error: TaskflowError) -> TaskError:
+    problem = problem_of(error)
+    return TaskError(index=index, field=problem.field, detail=problem.detail)
+
+
+async def find_refused(conn: Connection, tasks: Sequence[NewTask]) -> int:
+    """The index of the first of *tasks* that Postgres refuses, by halves; it stores none of them."""
+    low, high = 0, len(tasks) - 1
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            async with conn.transaction(force_rollback=True):
+                await enqueue_many(conn, tasks[low : middle + 1])
+        except REFUSED:
+            high = middle
+        else:
+            low = middle + 1
+    return low
