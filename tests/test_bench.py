@@ -14,7 +14,6 @@ import pytest
 from commands import run, started, until
 from psycopg.conninfo import make_conninfo
 
-from taskflow.api.app import ROUTES
 from taskflow.bench.backlog import plan_faults
 from taskflow.bench.inserts import insert_by_python
 from taskflow.bench.latency import histogram
@@ -22,8 +21,6 @@ from taskflow.bench.load import Load, find_wrk, put_load, read_wrk
 from taskflow.bench.report import quantile
 from taskflow.bench.stage import BenchmarkFailed
 from taskflow.cli.bench import main
-
-HAS_BATCH_ROUTE = any("/tasks/batch" in route.paths for route in ROUTES)
 
 
 def bench(directory: Path, server: str, *arguments: str) -> dict[str, Any]:
@@ -78,7 +75,6 @@ def test_bulk_rounds_up_to_thousands(work_dir: Path, server: str) -> None:
     assert set(found["figures"]) == {"python_tasks_per_second", "sql_tasks_per_second"}
 
 
-@pytest.mark.skipif(not HAS_BATCH_ROUTE, reason="the API has no POST /tasks/batch")
 def test_bulk_enqueues_over_http(work_dir: Path, server: str) -> None:
     found = bench(work_dir, server, "bulk", "--tasks", "2000", "--rounds", "1", "--way", "http")
     assert found["figures"]["http_tasks_per_second"] > 0
@@ -105,6 +101,12 @@ def test_backlog_times_claims_and_looks_at_their_plans(work_dir: Path, server: s
     assert len(samples["empty_claim_ms"]) == len(samples["stale_claim_ms"]) == len(samples["fresh_claim_ms"]) == 20
     assert figures["stale_ratio"] == figures["stale_p99_ms"] / figures["empty_p99_ms"]
     assert figures["plan_faults"] == 0
+
+
+def test_backlog_wants_as_many_tasks_as_it_claims(work_dir: Path, server: str) -> None:
+    done = run(work_dir, "taskflow", "bench", "backlog", "--tasks", "3999", "--claims", "20", "--dsn", server)
+    assert done.returncode == 1
+    assert "raise --tasks" in done.stderr
 
 
 def test_a_sequential_scan_and_a_sort_are_faults_of_a_plan(own_database: str) -> None:

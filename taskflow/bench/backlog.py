@@ -6,12 +6,14 @@ from typing import Any, Final, LiteralString
 
 from taskflow.bench.backlogs import FILL_MIXED, add, clear
 from taskflow.bench.report import Figure, Result, quantile
-from taskflow.bench.stage import Session, Stage, one
+from taskflow.bench.stage import BenchmarkFailed, Session, Stage, one
 from taskflow.cli.context import run_async
-from taskflow.database import Connection, connect
+from taskflow.database import Connection
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queue.claim import CLAIM, Mark, claim
 from taskflow.queue.finish import succeed
+from taskflow.worker.link import Link
+from taskflow.worker.run import STATEMENT_SECONDS
 
 BATCH: Final = 100
 FULL_LOOK_EVERY: Final = 10
@@ -26,6 +28,8 @@ RATIO_BAR: Final = 2.0
 
 def run(stage: Stage, tasks: int, claims: int) -> Result:
     """Time *claims* claims of 100 tasks each, before the first ANALYZE that sees the backlog and after it."""
+    if tasks < (least := 2 * claims * BATCH):
+        raise BenchmarkFailed(f"{claims} claims take {least:,} tasks in all: raise --tasks, or lower --claims")
     with stage.connect() as conn:
         conn.execute("ALTER TABLE taskflow.tasks SET (autovacuum_enabled = off)")
         worker = register(conn)
@@ -86,7 +90,8 @@ async def time_claims(dsn: str, worker: int, claims: int, *, top_up: bool) -> li
     """Milliseconds of each claim alone; *top_up* enqueues before each what it takes. What is claimed is finished."""
     marks: dict[Priority, Mark] = {}
     taken: list[float] = []
-    async with await connect(dsn, "taskflow bench") as conn:
+    link = Link(dsn, "taskflow bench", statement_timeout=STATEMENT_SECONDS)  # with a worker's settings
+    async with await link.get() as conn:
         for number in range(claims):
             if number % FULL_LOOK_EVERY == 0:
                 marks.clear()

@@ -1,5 +1,7 @@
 """The limit of ``POST /tasks``: a Litestar app that validates the body as Taskflow does, and stores nothing."""
 
+from typing import Final
+
 from litestar import Litestar, get, post
 
 from taskflow.api.body import read_task
@@ -7,14 +9,16 @@ from taskflow.api.services import ApiRequest
 from taskflow.api.tasks import Added
 from taskflow.bench.workers import HANDLERS
 from taskflow.registry import load
+from taskflow.settings import Settings
 
-registry = load([HANDLERS])
+REGISTRY: Final = load([HANDLERS])
+SETTINGS: Final = Settings()
 
 
 @post("/tasks", status_code=200)
 async def add_task(request: ApiRequest) -> Added:
     """Validate, and answer at once."""
-    read_task(await request.body(), registry, with_test_queue=False)
+    read_task(await request.body(), REGISTRY, SETTINGS)
     return Added(1)
 
 

@@ -10,7 +10,7 @@ from taskflow.bench.backlogs import clear, fill
 from taskflow.bench.inserts import insert_by_pgbench, insert_by_python
 from taskflow.bench.report import Figure, Result
 from taskflow.bench.stage import Session, Stage, settle
-from taskflow.bench.workers import IDLE, await_sessions, run_workers
+from taskflow.bench.workers import IDLE, await_count, run_workers
 from taskflow.cli.context import run_async
 
 BUSY_SLOTS: Final = 10
@@ -35,7 +35,7 @@ def busy_worker(stage: Stage, conn: Session) -> Generator[None]:
     """A worker listens, and all its slots are taken."""
     fill(stage, conn, BUSY_SLOTS, "block")
     with run_workers(stage, 1, BUSY_SLOTS, WORKER_GRACE_IN_SECONDS="0.1") as workers:
-        await_sessions(conn, BUSY, BUSY_SLOTS, workers)
+        await_count(conn, BUSY, BUSY_SLOTS, workers)
         yield
 
 
@@ -43,7 +43,7 @@ def busy_worker(stage: Stage, conn: Session) -> Generator[None]:
 def idle_worker(stage: Stage, conn: Session) -> Generator[None]:
     """A worker waits, wakes, and runs what comes."""
     with run_workers(stage, 1, 100) as workers:
-        await_sessions(conn, IDLE, 1, workers)
+        await_count(conn, IDLE, 1, workers)
         yield
 
 

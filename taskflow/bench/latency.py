@@ -6,7 +6,7 @@ from typing import Final, LiteralString
 
 from taskflow.bench.report import Figure, Result, quantile
 from taskflow.bench.stage import BenchmarkFailed, Session, Stage
-from taskflow.bench.workers import IDLE, await_sessions, run_workers
+from taskflow.bench.workers import IDLE, await_count, run_workers
 
 WARM_UP: Final = 5
 BINS: Final = (0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, float("inf"))  # ms
@@ -22,7 +22,7 @@ def run(stage: Stage, tasks: int, every: float, concurrency: int) -> Result:
     """Enqueue one task *every* so many seconds to one idle worker."""
     with stage.connect() as conn, run_workers(stage, 1, concurrency) as workers:
         with stage.step("starting a worker"):
-            await_sessions(conn, IDLE, 1, workers)
+            await_count(conn, IDLE, 1, workers)
         with stage.step(f"enqueueing {tasks:,} tasks, one every {every * 1000:g} ms", tasks) as done:
             enqueued: list[int] = []
             for number in range(-WARM_UP, tasks):

@@ -66,7 +66,9 @@ def open_stage(dsn: str | None, folder: Path) -> Generator[Stage]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as own,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=2
+        ) as progress,
         _server(dsn, Path(own) / "postgres") as server,
         throwaway_database(server) as database,
     ):

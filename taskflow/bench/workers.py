@@ -44,8 +44,9 @@ def environment(stage: Stage, **settings: str) -> dict[str, str]:
 
 
 IDLE: Final[LiteralString] = "SELECT taskflow.somebody_is_idle('normal')::int"
+"""1 while a worker waits for normal tasks."""
 
-# Claims that wait for the lock of hold_back.
+# Workers whose claim waits for the lock of run_held_back_workers.
 READY: Final[LiteralString] = """
 SELECT count(DISTINCT session.application_name)
 FROM pg_stat_activity AS session
@@ -64,24 +65,22 @@ def run_held_back_workers(
     Until then a lock on the table keeps their first claim waiting, so that neither the start of a process nor a head
     start counts.
     """
-    with stage.step(f"starting {count} worker processes"):
-        conn.execute("BEGIN")
-        conn.execute("LOCK TABLE taskflow.tasks IN ACCESS EXCLUSIVE MODE")
-        with stage.connect() as observer, run_workers(stage, count, concurrency) as workers:
-            await_sessions(observer, READY, count, workers)
-            (released_at,) = one(conn, "SELECT extract(epoch FROM clock_timestamp())::float8")
-            conn.execute("COMMIT")
-            yield workers, released_at
+    conn.execute("BEGIN")
+    conn.execute("LOCK TABLE taskflow.tasks IN ACCESS EXCLUSIVE MODE")
+    with stage.connect() as observer, run_workers(stage, count, concurrency) as workers:
+        with stage.step("starting the workers"):
+            await_count(observer, READY, count, workers)
+        (released_at,) = one(conn, "SELECT extract(epoch FROM clock_timestamp())::float8")
+        conn.execute("COMMIT")
+        yield workers, released_at
 
 
-def await_sessions(conn: Session, statement: LiteralString, count: int, workers: Sequence[Child]) -> None:
-    """Return once *statement* counts *count*; raises ChildDied, or BenchmarkFailed after a minute."""
+def await_count(conn: Session, statement: LiteralString, count: int, workers: Sequence[Child]) -> None:
+    """Return once *statement* gives *count*; raises ChildDied, or BenchmarkFailed after a minute."""
     deadline = time.monotonic() + READY_WITHIN
     while one(conn, statement) < (count,):
         for worker in workers:
             worker.check()
         if time.monotonic() > deadline:
-            raise BenchmarkFailed(
-                f"{count} workers were not ready within {READY_WITHIN:g} s; see the load of this host"
-            )
+            raise BenchmarkFailed(f"the workers were not ready within {READY_WITHIN:g} s; see the load of this host")
         time.sleep(0.01)

@@ -40,7 +40,8 @@ def benchmark(command: Benchmark) -> Callable[..., None]:
 
     @wraps(command)
     def measured(dsn: str | None, as_json: bool, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             _measure(command(**options), dsn, as_json)
         except KeyboardInterrupt:
@@ -140,7 +141,9 @@ def api(connections: int, seconds: int, rounds: int) -> Callable[["Stage"], "Res
 
 
 @benchmark
-@click.option("--tasks", type=COUNT, default=500_000, show_default=True, help="Enqueued before each drain.")
+@click.option(
+    "--tasks", type=click.IntRange(min=10), default=500_000, show_default=True, help="Enqueued before each drain."
+)
 @click.option("--rounds", type=COUNT, default=1, show_default=True, help="Medians of so many runs.")
 def pinned(tasks: int, rounds: int) -> Callable[["Stage"], "Result"]:
     """Drain beside a session that is idle in transaction and holds a snapshot.
