@@ -244,6 +244,12 @@ async def too_long(payload: dict):
     await asyncio.sleep(600)
 '''
 
+SLEEPY_APP = """
+from taskflow.worker import claimer
+claimer.ECHO = 3600.0
+"""
+"""Loaded by a worker, it keeps the worker from looking by itself once it is idle: only wake-ups are left."""
+
 LEDGER = """
 CREATE TABLE ledger (
     position bigint GENERATED ALWAYS AS IDENTITY,
@@ -274,6 +280,7 @@ class Workers:
     def __post_init__(self) -> None:
         self.database.conn.execute(LEDGER)
         (self.directory / "tasks_of_the_test.py").write_text(APP)
+        (self.directory / "sleepy.py").write_text(SLEEPY_APP)
 
     def start(self, *arguments: str, **settings: str) -> Started:
         """Start ``taskflow-worker``, with *settings* in its environment."""
@@ -286,6 +293,12 @@ class Workers:
         """Start ``taskflow-worker`` and wait until it has registered."""
         worker = self.start(*arguments, **settings)
         worker.await_said("worker.started")
+        return worker
+
+    def start_sleepy(self, *arguments: str, **settings: str) -> Started:
+        """Start a worker that, once idle, does not look by itself; wait until it is idle."""
+        worker = self.start_ready("--app", "sleepy", *arguments, WORKER_POLL_IN_SECONDS="3600", **settings)
+        self.database.await_idle()
         return worker
 
     def ledger(self, id: int) -> list[tuple[int, str]]:
