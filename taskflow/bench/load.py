@@ -31,7 +31,8 @@ def find_wrk() -> str | None:
 def put_load(url: str, connections: int, seconds: int, wrk: str | None, folder: Path) -> Load:
     """Have a process of its own POST tasks for *seconds*; raises BenchmarkFailed unless each was answered with 200."""
     if wrk is None:
-        command = [sys.executable, "-m", "taskflow.bench.poster", f"{url}/tasks", str(connections), str(seconds), BODY]
+        program = [sys.executable, "-P", "-m", "taskflow.bench.poster"]
+        command = [*program, f"{url}/tasks", str(connections), str(seconds), BODY]
         return msgspec.json.decode(_run(command), type=Load)
     script = folder / "post.lua"
     script.write_text(f"wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = [[{BODY}]]\n")

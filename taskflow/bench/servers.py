@@ -36,7 +36,7 @@ def run_empty_server(stage: Stage) -> Generator[str]:
     log = stage.folder / "empty-server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "taskflow.bench.empty_app:app", *options],
+            [sys.executable, "-P", "-m", "uvicorn", "taskflow.bench.empty_app:app", *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
