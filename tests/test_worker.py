@@ -435,8 +435,7 @@ def test_a_scheduled_task_starts_at_its_time_and_not_before(workers: Workers):
     later, sooner = db.enqueue("quick", delay=2), db.enqueue("quick", delay=1)
     for task in (sooner, later):
         db.await_status(task, "succeeded", PROMPTLY)
-    starts = db.rows("SELECT id, started_at >= scheduled_at FROM taskflow.tasks ORDER BY started_at")
-    assert starts == [(sooner, True), (later, True)]
+    assert db.rows("SELECT started_at >= scheduled_at FROM taskflow.tasks") == [(True,), (True,)]
 
 
 def test_a_worker_may_start_before_its_database_and_before_its_schema(workers: Workers, server: str, tmp_path: Path):
