@@ -1,10 +1,10 @@
 """The plans of the hot statements hold at size, with statistics that are stale and fresh, generic and custom."""
 
 from collections.abc import AsyncIterator
-from typing import Any, LiteralString
+from typing import Any
 
 import pytest
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Literal
 
 from taskflow.database import Connection, connect
 from taskflow.model import EVERYDAY
@@ -41,12 +41,19 @@ async def big(own_database: str) -> AsyncIterator[Connection]:
         yield conn
 
 
-async def explain(conn: Connection, statement: LiteralString, values: dict[str, Any], *, generic: bool) -> str:
-    """The plan of *statement* as the worker runs it, rolled back; *generic* as after many executions."""
-    await conn.execute("SELECT set_config('plan_cache_mode', %s, false)", ["force_generic_plan" if generic else "auto"])
-    async with conn.transaction(force_rollback=True):
-        cursor = await conn.execute(SQL("EXPLAIN (ANALYZE, COSTS OFF) ") + SQL(statement), values, prepare=True)
-        return "\n".join(line for (line,) in await cursor.fetchall())
+async def explain(conn: Connection, statement: str, values: dict[str, Any], *, generic: bool) -> str:
+    """The plan of *statement*, rolled back; *generic*: the plan for any parameters, which the worker's sessions use."""
+    await conn.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan".encode())
+    values = {name: value for name, value in values.items() if f"%({name})s" in statement}
+    numbered = statement % {name: f"${number}" for number, name in enumerate(values, 1)}
+    await conn.execute(f"PREPARE hot AS {numbered}".encode())
+    try:
+        async with conn.transaction(force_rollback=True):
+            arguments = SQL(", ").join(map(Literal, values.values()))
+            cursor = await conn.execute(SQL("EXPLAIN (ANALYZE, COSTS OFF) EXECUTE hot ({})").format(arguments))
+            return "\n".join(line for (line,) in await cursor.fetchall())
+    finally:
+        await conn.execute("DEALLOCATE hot")
 
 
 def assert_reads_no_more_than_it_claims(plan: str) -> None:
@@ -75,7 +82,7 @@ async def test_a_finish_looks_tasks_up_by_their_ids(big: Connection, fresh: bool
     claimed = await claim.claim(big, 1, EVERYDAY, 500)
     ids, attempts = [task.id for task in claimed], [1] * len(claimed)
     given = {"worker": 1, "attempt": 1, "ids": ids, "attempts": attempts}
-    statements: list[tuple[LiteralString, dict[str, Any]]] = [
+    statements: list[tuple[str, dict[str, Any]]] = [
         (finish.SUCCEED, given),
         (finish.SUCCEED_WITH_RESULTS, given | {"results": ["1"] * len(ids)}),
         (finish.FAIL, given | {"errors": ["boom"] * len(ids)}),
