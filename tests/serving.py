@@ -4,9 +4,12 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 from threading import Thread
 from typing import Annotated, Any
+from uuid import uuid4
 
 import httpx
 import uvicorn
@@ -14,9 +17,11 @@ from litestar import Litestar
 from msgspec import Meta, Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from taskflow import tokens
 from taskflow.api.app import create_app
-from taskflow.database import Connection
+from taskflow.database import Connection, connect
 from taskflow.registry import Registry
+from taskflow.scopes import Scope
 from taskflow.settings import Settings
 
 registry = Registry()
@@ -52,8 +57,14 @@ def make_app(dsn: str, **settings: Any) -> Litestar:
 
 @asynccontextmanager
 async def api(dsn: str, **settings: Any) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of the app in this process, without a socket between."""
-    app = make_app(dsn, **settings)
+    """A client of the app over *dsn* in this process, without a socket between."""
+    async with client_of(make_app(dsn, **settings)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_of(app: Litestar) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of *app* in this process."""
     started, ending = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:  # a task of its own, for pytest leaves a fixture in another one than it entered
@@ -65,7 +76,7 @@ async def api(dsn: str, **settings: Any) -> AsyncGenerator[httpx.AsyncClient]:
     await started.wait()
     transport = httpx.ASGITransport(app)  # pyright: ignore[reportArgumentType] - Litestar types its scope more narrowly
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
     finally:
         ending.set()
@@ -114,6 +125,17 @@ def _server(app: Litestar) -> Generator[tuple[uvicorn.Server, socket.socket, str
             access_log=False,
         )
         yield uvicorn.Server(config), listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def make_token(dsn: str, *scopes: Scope, lifetime: timedelta | None = None) -> str:
+    """A token of its own name; from now on the database at *dsn* lets in nobody without one."""
+
+    async def make() -> str:
+        async with await connect(dsn, "test") as conn:
+            return await tokens.create(conn, f"token {uuid4()}", scopes, lifetime)
+
+    with ThreadPoolExecutor(1) as thread:  # the caller may be in a loop, or not
+        return thread.submit(asyncio.run, make()).result()
 
 
 async def stored(conn: Connection) -> list[tuple[Any, ...]]:

@@ -1,0 +1,2 @@
+DROP TABLE taskflow.tokens;
+DROP TYPE taskflow.scope;
