@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from enum import Enum
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -17,9 +19,18 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=10_000)]
 Bytes = Annotated[int, Meta(ge=1_000, le=200_000_000)]
+Rate = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Anonymous(Enum):
+    """Whose requests need no token, until there is one."""
+
+    NOBODY = "nobody"
+    LOCAL = "local"  # what comes to a loopback address, under a name of its own
+    EVERYBODY = "everybody"
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
@@ -34,6 +45,13 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     server_max_batch_bytes: Annotated[Bytes, Meta(description="largest body of POST /tasks/batch")] = 16_000_000
     server_max_batch_tasks: Annotated[int, Meta(ge=1, le=1_000_000, description="most tasks of one batch")] = 10_000
     server_max_json_depth: Annotated[int, Meta(ge=1, le=500, description="deepest nesting of a payload")] = 64
+    allow_anonymous: Annotated[bool, Meta(description="until there is a token, need none, on any SERVER_HOST")] = False
+    rate_limit_per_minute: Annotated[
+        Rate | None, Meta(description="requests of one token, or of one address without; unset: no limit")
+    ] = None
+    trusted_proxies: Annotated[
+        str | None, Meta(description="addresses, comma separated, whose X-Forwarded-For is believed")
+    ] = None
     worker_time_out_in_seconds: Annotated[Seconds, Meta(description="limit of one attempt")] = 15
     worker_concurrency: Annotated[Count, Meta(description="attempts that one worker runs at once")] = 100
     worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30
@@ -48,6 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     db_username: Annotated[str, Meta(description="database role")] = "postgres"
     db_password: Annotated[str | None, Meta(description="database password")] = None
     db_ssl_mode: Annotated[SslMode, Meta(description="libpq sslmode")] = "prefer"
+    db_ssl_root_cert: Annotated[str | None, Meta(description="libpq sslrootcert: whom verify-full trusts")] = None
     db_pool_max_conns: Annotated[Count, Meta(description="largest pool of one server process")] = 10
     enable_test_queue: Annotated[bool, Meta(description="let the API accept priority test")] = False
     taskflow_app: Annotated[str, Meta(description="modules with task types, comma separated")] = "taskflow.samples"
@@ -74,7 +93,20 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
             user=self.db_username,
             password=self.db_password,
             sslmode=self.db_ssl_mode,
+            sslrootcert=self.db_ssl_root_cert,
         )
+
+    @property
+    def anonymous(self) -> Anonymous:
+        """Whose requests need no token, until there is one."""
+        if self.allow_anonymous:
+            return Anonymous.EVERYBODY
+        return Anonymous.LOCAL if self.is_local else Anonymous.NOBODY
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the API."""
+        return is_loopback(self.server_host)
 
 
 VARIABLES: Mapping[str, msgspec.structs.FieldInfo] = {
@@ -111,7 +143,24 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         host, port = (str(parts.get(key, "")) for key in ("host", "port"))
         if "@" in host[1:] or port.strip("0123456789,"):  # a piece of the password; an abstract socket begins with @
             raise SettingsError("DATABASE_URL", NOT_A_URL)
+    _check_proxies(settings.trusted_proxies or "")
     return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_proxies(proxies: str) -> None:
+    for proxy in filter(None, map(str.strip, proxies.split(","))):
+        try:
+            ip_network(proxy)
+        except ValueError as error:
+            raise SettingsError("TRUSTED_PROXIES", f"{error}; expected addresses or networks") from None
 
 
 def _plain(problem: str) -> str:

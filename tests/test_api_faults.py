@@ -31,7 +31,7 @@ async def dialled(client: httpx.AsyncClient) -> AsyncGenerator[tuple[asyncio.Str
 def head(length: int) -> bytes:
     """The head of a POST whose body shall have *length* bytes."""
     return (
-        f"POST /tasks HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 
 

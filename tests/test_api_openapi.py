@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from commands import command
-from serving import api, registry, served_in_a_thread, stored
+from serving import api, make_token, registry, served_in_a_thread, stored
 
 from taskflow.database import Connection
+from taskflow.scopes import Scope
 
 Document = dict[str, Any]
 
@@ -32,13 +33,15 @@ async def document(client: httpx.AsyncClient) -> Document:
     return (await client.get("/schema/openapi.json")).json()
 
 
-def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(dsn: str, tmp_path: Path):
-    with served_in_a_thread(dsn) as url:
+def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(own_database: str, tmp_path: Path):
+    token = make_token(own_database, Scope.ADMIN)  # so that it also tries without
+    with served_in_a_thread(own_database) as url:
         run = subprocess.run(
             [
                 command("schemathesis"),
                 "run",
                 f"{url}/schema/openapi.json",
+                f"--header=Authorization: Bearer {token}",
                 "--max-examples=50",
                 "--seed=1",
                 "--checks=all",

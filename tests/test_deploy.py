@@ -138,6 +138,12 @@ def test_compose_publishes_ports_on_the_loopback_only(compose: Compose) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_compose_needs_no_token_only_where_this_machine_alone_can_come(compose: Compose) -> None:
+    open_ones = [service for service in compose.services.values() if service.environment.get("ALLOW_ANONYMOUS")]
+    assert [service.command for service in open_ones] == [["taskflow-server"]]
+    assert all(port.startswith("127.0.0.1:") for service in open_ones for port in service.ports)
+
+
 def test_compose_gives_a_worker_more_than_its_grace(compose: Compose) -> None:
     for name in WORKERS:
         worker = compose.services[name]
@@ -305,6 +311,11 @@ def test_the_config_map_and_the_secret_hold_settings_that_exist() -> None:
     secret = msgspec.yaml.decode((MANIFESTS / "secret.example.yaml").read_text(), type=dict[str, Any])
     assert config().keys() | secret["stringData"].keys() <= settings.VARIABLES.keys()
     assert "DB_PASSWORD" not in config()
+
+
+def test_a_cluster_is_not_served_without_tokens() -> None:
+    assert "ALLOW_ANONYMOUS" not in config()
+    assert "taskflow token create" in (ROOT / "deploy" / "README.md").read_text()
 
 
 # --- project ----------------------------------------------------------------------------------------------------------

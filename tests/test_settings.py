@@ -8,7 +8,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from taskflow.errors import SettingsError
-from taskflow.settings import VARIABLES, load
+from taskflow.settings import VARIABLES, Anonymous, load
 
 WRONG = {
     "SERVER_PORT": ["0", "65536", "-1", "http", "80.5", "8086 8087"],
@@ -26,6 +26,8 @@ WRONG = {
     "DB_PORT": ["0", "postgres", "5432\n5433"],
     "DB_SSL_MODE": ["on", "Require"],
     "DB_POOL_MAX_CONNS": ["0", "1e9"],
+    "ALLOW_ANONYMOUS": ["yes", "2"],
+    "RATE_LIMIT_PER_MINUTE": ["0", "-1", "1.5", "10000001"],
     "ENABLE_TEST_QUEUE": ["yes", "2"],
     "LOG_LEVEL": ["DEBUG", "loud"],
 }
@@ -131,6 +133,12 @@ def test_a_host_alone_is_enough():
     }
 
 
+def test_the_authorities_to_trust_are_part_of_the_dsn():
+    dsn = load({"DB_HOST": "db", "DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": "/etc/ca.crt"}).dsn
+    assert dsn is not None
+    assert {"sslmode": "verify-full", "sslrootcert": "/etc/ca.crt"}.items() <= conninfo_to_dict(dsn).items()
+
+
 def test_the_url_wins_over_the_parts():
     assert load({"DATABASE_URL": "postgresql://a/b", "DB_HOST": "c"}).dsn == "postgresql://a/b"
 
@@ -161,6 +169,35 @@ def test_a_wrong_value_in_dotenv_names_its_variable(work_dir: Path):
 )
 def test_the_apps_are_separated_by_commas(given: str, modules: list[str]):
     assert load({"TASKFLOW_APP": given}).apps == modules
+
+
+@pytest.mark.parametrize(
+    ("given", "anonymous"),
+    [
+        ({}, Anonymous.LOCAL),
+        ({"SERVER_HOST": "::1"}, Anonymous.LOCAL),
+        ({"SERVER_HOST": "localhost"}, Anonymous.LOCAL),
+        ({"SERVER_HOST": "0.0.0.0"}, Anonymous.NOBODY),
+        ({"SERVER_HOST": "tasks.example.com"}, Anonymous.NOBODY),
+        ({"SERVER_HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "true"}, Anonymous.EVERYBODY),
+        ({"SERVER_HOST": "127.0.0.1", "ALLOW_ANONYMOUS": "true"}, Anonymous.EVERYBODY),
+    ],
+)
+def test_only_a_server_on_loopback_serves_without_tokens_unless_it_is_allowed(
+    given: dict[str, str], anonymous: Anonymous
+):
+    assert load(given).anonymous is anonymous
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.1", "10.0.0.0/8, ::1", "10.0.0.1,"])
+def test_proxies_are_addresses_or_networks(proxies: str):
+    assert load({"TRUSTED_PROXIES": proxies}).trusted_proxies == proxies
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy", "10.0.0.1/8", "10.0.0.1 10.0.0.2", "10.0.0"])
+def test_a_proxy_that_is_neither_is_refused(proxies: str):
+    with pytest.raises(SettingsError, match=r"^TRUSTED_PROXIES: .*expected addresses or networks$"):
+        load({"TRUSTED_PROXIES": proxies})
 
 
 def test_each_variable_is_described():

@@ -9,7 +9,10 @@ from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
 from taskflow.api import batch, docs, health, problems, tasks
+from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.enqueuer import open_enqueuer
+from taskflow.api.keyring import Keyring
+from taskflow.api.limits import RateLimit
 from taskflow.api.services import Services
 from taskflow.api.timing import TimeLimit
 from taskflow.database import open_pool
@@ -31,16 +34,17 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
             open_pool(dsn, "taskflow api", max_size=settings.db_pool_max_conns, statement_timeout=limit) as pool,
             open_enqueuer(pool) as enqueuer,
         ):
-            app.state["services"] = Services(settings, registry, pool, enqueuer)
+            app.state["services"] = Services(settings, registry, pool, enqueuer, Keyring(pool))
             yield
 
     batches = Router(
         "/", route_handlers=[*options(BATCH), *BATCH], request_max_body_size=settings.server_max_batch_bytes
     )
+    rate_limit = RateLimit(settings.rate_limit_per_minute) if settings.rate_limit_per_minute else None
     return Litestar(
         route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS],
         lifespan=[lifespan],
-        middleware=[TimeLimit(settings.server_time_out_in_seconds)],
+        middleware=[TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
         exception_handlers=problems.ANSWERS,
         openapi_config=docs.describe(registry, settings),
         request_max_body_size=settings.server_max_body_bytes,
@@ -62,7 +66,7 @@ def options(routes: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
 
 
 def _options(path: str, allow: str) -> HTTPRouteHandler:
-    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False)
+    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, **open_to_all())
     async def answer() -> Response[None]:
         return Response(None, headers={"Allow": allow})
 

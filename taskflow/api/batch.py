@@ -11,6 +11,7 @@ from litestar import post
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Raw, Struct
 
+from taskflow.api.auth import needs
 from taskflow.api.body import TaskRequest, read_task
 from taskflow.api.enqueuer import LARGEST, REFUSED
 from taskflow.api.media import media_type
@@ -20,6 +21,7 @@ from taskflow.database import Connection
 from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
 from taskflow.model import NewTask
 from taskflow.queue.enqueue import enqueue_many
+from taskflow.scopes import Scope
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -45,6 +47,7 @@ class AddedTasks(Struct, frozen=True):
 
 @post(
     "/tasks/batch",
+    **needs(Scope.ENQUEUE),
     status_code=200,
     summary="Enqueue many tasks",
     response_description="They are stored",

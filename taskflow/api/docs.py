@@ -14,6 +14,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
 from taskflow.api import examples
+from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
@@ -27,6 +28,12 @@ from taskflow.settings import Settings
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 
 BODIES: Final = (TaskRequest, Added, AddedTasks, TaskView, History, Problem, Ready, Alive)
+
+TOKEN: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "made by `taskflow token create`; until there is one, a server on loopback asks for none",
+}
 
 
 class Document(JsonRenderPlugin):
@@ -65,7 +72,7 @@ class Document(JsonRenderPlugin):
         )
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body
-        return document | {"paths": paths, "components": {"schemas": schemas}}
+        return document | {"paths": paths, "components": {"schemas": schemas, "securitySchemes": {"token": TOKEN}}}
 
 
 def _take(path: dict[str, Any], content: dict[str, Any]) -> None:
@@ -89,7 +96,7 @@ class Page(OpenAPIRenderPlugin):
 
 
 ASSETS: Final = create_static_files_router(
-    "/schema/assets", directories=[PAGES, swagger_ui_path], include_in_schema=False
+    "/schema/assets", directories=[PAGES, swagger_ui_path], include_in_schema=False, **open_to_all()
 )
 
 
@@ -99,7 +106,7 @@ def describe(registry: Registry, settings: Settings) -> OpenAPIConfig:
         title="Taskflow",
         version=taskflow.__version__,
         description="A background task queue on PostgreSQL alone.",
-        path="/schema",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, **open_to_all()),
         render_plugins=[Page(), Document(registry, settings)],
         use_handler_docstrings=True,
     )

@@ -7,6 +7,7 @@ from litestar import Response, route
 from litestar.openapi import ResponseSpec
 from msgspec import Struct
 
+from taskflow.api.auth import open_to_all
 from taskflow.api.services import GET, ApiRequest, services
 from taskflow.database import AWAY
 
@@ -28,6 +29,7 @@ class Alive(Struct, frozen=True):
 
 @route(
     "/readiness",
+    **open_to_all(),
     http_method=GET,
     status_code=200,
     summary="Can requests be served?",
@@ -47,6 +49,7 @@ async def readiness(request: ApiRequest) -> Response[Ready]:
 
 @route(
     "/liveness",
+    **open_to_all(),
     http_method=GET,
     status_code=200,
     summary="Does the process work?",

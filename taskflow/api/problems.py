@@ -13,9 +13,12 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Meta, Struct, structs
 
+from taskflow.api.auth import Forbidden, Unauthorized
+from taskflow.api.limits import TooManyRequests
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
 from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
+from taskflow.scopes import Scope
 
 log = structlog.get_logger(__name__)
 
@@ -114,8 +117,9 @@ def problem_of(error: Exception) -> Problem:
 
 
 def documented(*errors: Exception) -> dict[int, ResponseSpec]:
-    """What a route answers to such *errors*, for its OpenAPI description."""
-    problems = [problem_of(error) for error in errors]
+    """What a route that needs a token answers to such *errors*, for its OpenAPI description."""
+    refusals = (Unauthorized(), Forbidden(Scope.ENQUEUE), TooManyRequests(1))
+    problems = [problem_of(error) for error in (*refusals, *errors)]
     return {
         problem.status: ResponseSpec(
             Problem,

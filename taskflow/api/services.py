@@ -7,6 +7,7 @@ from litestar.datastructures import State
 from msgspec import Struct
 
 from taskflow.api.enqueuer import Enqueuer
+from taskflow.api.keyring import Keyring
 from taskflow.database import Pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -24,6 +25,7 @@ class Services(Struct, frozen=True):
     registry: Registry
     pool: Pool
     enqueuer: Enqueuer
+    keyring: Keyring
 
 
 def services(request: ApiRequest) -> Services:

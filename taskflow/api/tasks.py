@@ -11,6 +11,7 @@ from litestar.params import PathParameter
 from msgspec import Meta, Struct, structs
 
 from taskflow import queries
+from taskflow.api.auth import needs
 from taskflow.api.body import read_task
 from taskflow.api.media import media_type
 from taskflow.api.problems import InvalidRequest, TaskNotFound, UnsupportedMediaType, documented
@@ -18,6 +19,7 @@ from taskflow.api.services import GET, ApiRequest, services
 from taskflow.errors import InvalidTask
 from taskflow.model import Status
 from taskflow.queries import TaskView
+from taskflow.scopes import Scope
 
 LARGEST_ID: Final = 2**63 - 1
 
@@ -61,6 +63,7 @@ def _not_an_integer() -> InvalidRequest:
 
 @post(
     "/tasks",
+    **needs(Scope.ENQUEUE),
     status_code=200,
     summary="Enqueue a task",
     response_description="It is stored",
@@ -82,6 +85,7 @@ async def add_task(request: ApiRequest) -> Added:
 
 @route(
     "/tasks/{id:str}",
+    **needs(Scope.READ),
     http_method=GET,
     status_code=200,
     summary="A task as it stands",
@@ -101,6 +105,7 @@ async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
 
 @route(
     "/tasks/{id:str}/history",
+    **needs(Scope.READ),
     http_method=GET,
     status_code=200,
     summary="A task's changes of status",

@@ -1,7 +1,6 @@
 """Addresses to listen on: taken ones are told by name, before anything else happens."""
 
 import socket
-from ipaddress import ip_address
 
 from taskflow.errors import TaskflowError
 
@@ -20,11 +19,3 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise CannotListen(host, port, variable, error.strerror or str(error)) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether *host* can be reached from this machine only."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -17,7 +17,7 @@ from taskflow.cli.context import (
     tells_errors,
     version_option,
 )
-from taskflow.cli.listening import is_loopback, listen
+from taskflow.cli.listening import listen
 from taskflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def main(host: str | None, port: int | None, app: tuple[str, ...]) -> None:
 
     Waits up to a minute for Postgres, brings the schema up to date, and serves until SIGTERM or SIGINT. Settings come
     from the environment and from .env; options win over them. With neither DATABASE_URL nor DB_HOST set, an embedded
-    Postgres under .taskflow is used.
+    Postgres under .taskflow is used. Beyond loopback, it starts only if there is a token, or with ALLOW_ANONYMOUS=true.
     """
     exit_on_signals()
     settings = load_settings(app, server_host=host, server_port=port)
-    if settings.dsn is None and not is_loopback(settings.server_host):
+    if settings.dsn is None and not settings.is_local:
         raise SettingsError(
             "SERVER_HOST",
             f"{settings.server_host} is not a loopback address, and the embedded Postgres is for one machine; "
@@ -55,19 +55,43 @@ def leave_out_colours(record: logging.LogRecord) -> bool:
     return True
 
 
+def prepare(settings: "Settings", dsn: str) -> None:
+    """Wait for the database and migrate it; raises SettingsError if others could use an API that has no token."""
+    from taskflow.cli.waiting import find_missing
+    from taskflow.database import wait_until_up
+    from taskflow.migrate import migrate
+    from taskflow.settings import Anonymous
+
+    run_async(wait_until_up(dsn, PATIENCE))
+    if run_async(find_missing(dsn)):  # where there is nothing to do, a role that may not migrate will do
+        migrate(dsn)
+    if settings.anonymous is Anonymous.NOBODY and not run_async(has_tokens(dsn)):
+        raise SettingsError(
+            "SERVER_HOST",
+            f"{settings.server_host} is not a loopback address, and there is no token yet; make one with "
+            "`taskflow token create`, or set ALLOW_ANONYMOUS=true to answer everyone until there is one",
+        )
+
+
+async def has_tokens(dsn: str) -> bool:
+    """Whether there ever was a token."""
+    from taskflow import tokens
+    from taskflow.database import connect
+
+    async with await connect(dsn, "taskflow api") as conn:
+        return await tokens.any_exists(conn)
+
+
 def serve(settings: "Settings", dsn: str) -> None:
     """Serve until a signal comes; requests under way are finished, within their time limit."""
     import uvicorn
 
     from taskflow import registry
     from taskflow.api.app import create_app
-    from taskflow.database import wait_until_up
-    from taskflow.migrate import migrate
 
     logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))
-    run_async(wait_until_up(dsn, PATIENCE))
-    migrate(dsn)
+    prepare(settings, dsn)
     with listen(settings.server_host, settings.server_port, "SERVER_PORT") as listener:
         server = uvicorn.Server(
             uvicorn.Config(
@@ -77,6 +101,8 @@ def serve(settings: "Settings", dsn: str) -> None:
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                proxy_headers=settings.trusted_proxies is not None,
+                forwarded_allow_ips=settings.trusted_proxies,
                 server_header=False,
                 timeout_graceful_shutdown=math.ceil(settings.server_time_out_in_seconds),
             )
