@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from taskflow.api import batch, docs, health, problems, tasks
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.enqueuer import open_enqueuer
+from taskflow.api.headers import harden
 from taskflow.api.keyring import Keyring
 from taskflow.api.limits import RateLimit
 from taskflow.api.services import Services
@@ -45,6 +46,7 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
         route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS],
         lifespan=[lifespan],
         middleware=[TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
+        before_send=[harden],
         exception_handlers=problems.ANSWERS,
         openapi_config=docs.describe(registry, settings),
         request_max_body_size=settings.server_max_body_bytes,
