@@ -24,7 +24,8 @@ def configure(level: str) -> None:
     ]
     pretty = sys.stderr.isatty()
     rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Without the values of variables, which rich would show: payloads, DSNs and tokens are among them.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
