@@ -13,8 +13,12 @@ recovery    the operator's command that re-queues old ``queued`` or ``failed`` t
 
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Annotated
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
+
+Time = Annotated[datetime, Meta(tz=True)]
+"""A moment: it knows its time zone."""
 
 
 class Priority(StrEnum):
@@ -55,7 +59,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     payload: Raw
     priority: Priority = Priority.NORMAL
     max_attempts: int = 5
-    scheduled_at: datetime | None = None  # None: due at once, or after the delay
+    scheduled_at: Time | None = None  # None: due at once, or after the delay
     delay: float | None = None  # seconds by the database's clock; scheduled_at wins
 
 

@@ -1,13 +1,11 @@
 """Read-only statements."""
 
-from datetime import datetime
-
 import msgspec
 from msgspec import Raw, Struct
 from psycopg.rows import dict_row
 
 from taskflow.database import Connection
-from taskflow.model import Priority, Status
+from taskflow.model import Priority, Status, Time
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
@@ -24,11 +22,11 @@ class TaskView(Struct, frozen=True, kw_only=True):
     result: Raw | None
     error: str | None
     worker: str | None
-    created_at: datetime
-    updated_at: datetime
-    scheduled_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: Time
+    updated_at: Time
+    scheduled_at: Time
+    started_at: Time | None
+    finished_at: Time | None
 
 
 class Transition(Struct, frozen=True, kw_only=True):
@@ -40,7 +38,7 @@ class Transition(Struct, frozen=True, kw_only=True):
     attempt: int
     worker: str | None
     reason: str | None
-    created_at: datetime
+    created_at: Time
 
 
 TASK = """

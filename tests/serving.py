@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from taskflow import tokens
 from taskflow.api.app import create_app
+from taskflow.api.protocol import BoundedProtocol
 from taskflow.database import Connection, connect
 from taskflow.registry import Registry
 from taskflow.scopes import Scope
@@ -97,6 +98,25 @@ async def served(dsn: str, **settings: Any) -> AsyncGenerator[httpx.AsyncClient]
             await serving
 
 
+@asynccontextmanager
+async def dialled(client: httpx.AsyncClient) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A bare connection to the server that *client* talks to."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def head(length: int) -> bytes:
+    """The head of a POST whose body shall have *length* bytes."""
+    return (
+        f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
 @contextmanager
 def served_in_a_thread(dsn: str, **settings: Any) -> Generator[str]:
     """The URL of a real server with a loop of its own, for tests that are not asynchronous."""
@@ -118,7 +138,7 @@ def _server(app: Litestar) -> Generator[tuple[uvicorn.Server, socket.socket, str
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - Litestar types its scope more narrowly
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

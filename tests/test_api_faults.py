@@ -2,37 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
 from conftest import MakeTask
-from serving import Wire, is_problem, served, stored, until, waiting_for_a_lock, wire
+from serving import Wire, dialled, head, is_problem, served, stored, until, waiting_for_a_lock, wire
 from structlog.testing import capture_logs
 
 from taskflow.database import Connection
 
 API = "taskflow api"
 TASK = {"name": "a task", "type": "anything", "payload": {"a": 1}}
-
-
-@asynccontextmanager
-async def dialled(client: httpx.AsyncClient) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection to the server that *client* talks to."""
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def head(length: int) -> bytes:
-    """The head of a POST whose body shall have *length* bytes."""
-    return (
-        f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
 
 
 async def fails_for_now(answer: httpx.Response) -> bool:
@@ -66,7 +46,7 @@ async def test_a_look_that_takes_too_long_is_cancelled(dsn: str, conn: Connectio
 async def test_a_body_that_comes_too_slowly_is_given_up(dsn: str, conn: Connection):
     async with served(dsn, server_time_out_in_seconds=0.5) as client, dialled(client) as (reader, writer):
         writer.write(head(1000) + b'{"name": "a')
-        assert b" 503 " in await reader.readline()
+        assert b" 408 " in await reader.readline()
         assert (await client.post("/tasks", json=TASK)).status_code == 200
         assert len(await stored(conn)) == 1
 

@@ -15,7 +15,15 @@ from taskflow.api.auth import needs
 from taskflow.api.body import TaskRequest, read_task
 from taskflow.api.enqueuer import LARGEST, REFUSED
 from taskflow.api.media import media_type
-from taskflow.api.problems import InvalidBatch, InvalidRequest, TaskError, UnsupportedMediaType, documented, problem_of
+from taskflow.api.problems import (
+    InvalidBatch,
+    InvalidRequest,
+    SlowBody,
+    TaskError,
+    UnsupportedMediaType,
+    documented,
+    problem_of,
+)
 from taskflow.api.services import ApiRequest, Services, services
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
@@ -56,6 +64,7 @@ class AddedTasks(Struct, frozen=True):
         InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
         RequestEntityTooLarge(),
         UnsupportedMediaType(detail="the body must be application/json or application/x-ndjson"),
+        SlowBody(),
         TimeoutError(),
     ),
 )

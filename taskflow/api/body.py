@@ -10,7 +10,7 @@ from msgspec import Meta, Raw, Struct
 from taskflow.api.depth import is_deeper
 from taskflow.api.problems import InvalidRequest
 from taskflow.errors import InvalidTask
-from taskflow.model import NewTask, Priority
+from taskflow.model import NewTask, Priority, Time
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
@@ -45,7 +45,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ]
     priority: Priority = Priority.NORMAL
     scheduled_at: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None,
+        Time | None,
         Meta(
             description="due from then on, with a time zone, from 1970 to 9998; not beside `delay_seconds`",
             examples=["2026-12-24T18:00:00+01:00"],

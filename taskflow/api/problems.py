@@ -81,6 +81,16 @@ class UnsupportedMediaType(ClientException):
     detail = "the body must be application/json"
 
 
+class SlowBody(ClientException):
+    """The time was over before the body was there; the connection ends, for the rest of it may never come."""
+
+    status_code = HTTPStatus.REQUEST_TIMEOUT
+    detail = "the body did not come in time"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Connection": "close"})
+
+
 def answer(request: ApiRequest, error: Exception) -> Response[bytes]:
     """The response that tells the client of *error*; what nobody foresaw is logged and told without its insides."""
     problem = problem_of(error)
@@ -107,13 +117,13 @@ def problem_of(error: Exception) -> Problem:
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body
             return _of("invalid-request", "Invalid request", 400, "the body breaks off")
         case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return _plain(error.status_code, error.detail)
+            return plain(error.status_code, error.detail)
         case TimeoutError() | psycopg.errors.QueryCanceled():
             return _of("too-slow", "The request took too long", 503, "it was cancelled; try again later")
         case _ if isinstance(error, AWAY):
             return _of("database-away", "The database cannot be reached", 503, "try again later")
         case _:
-            return _plain(500, "the server met an error that it did not expect; its log says more")
+            return plain(500, "the server met an error that it did not expect; its log says more")
 
 
 def documented(*errors: Exception) -> dict[int, ResponseSpec]:
@@ -146,7 +156,8 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _plain(status: int, detail: str) -> Problem:
+def plain(status: int, detail: str) -> Problem:
+    """A problem that its status says all about."""
     return Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 

@@ -1,7 +1,6 @@
 """Enqueue tasks, and look at them."""
 
 import re
-from datetime import datetime
 from typing import Annotated, Final
 
 from litestar import post, route
@@ -14,10 +13,10 @@ from taskflow import queries
 from taskflow.api.auth import needs
 from taskflow.api.body import read_task
 from taskflow.api.media import media_type
-from taskflow.api.problems import InvalidRequest, TaskNotFound, UnsupportedMediaType, documented
+from taskflow.api.problems import InvalidRequest, SlowBody, TaskNotFound, UnsupportedMediaType, documented
 from taskflow.api.services import GET, ApiRequest, services
 from taskflow.errors import InvalidTask
-from taskflow.model import Status
+from taskflow.model import Status, Time
 from taskflow.queries import TaskView
 from taskflow.scopes import Scope
 
@@ -45,7 +44,7 @@ class HistoryEntry(Struct, frozen=True, kw_only=True):
     old_status: Status
     new_status: Status
     created_at_stamp: Annotated[int, Meta(description="Unix time in seconds")]
-    created_at: datetime
+    created_at: Time
     attempt: int
     worker: str | None
     reason: str | None
@@ -72,6 +71,7 @@ def _not_an_integer() -> InvalidRequest:
         InvalidTask("payload.to", "Expected `str`, got `int`"),
         RequestEntityTooLarge(),
         UnsupportedMediaType(),
+        SlowBody(),
         TimeoutError(),
     ),
 )

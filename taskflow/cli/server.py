@@ -88,6 +88,7 @@ def serve(settings: "Settings", dsn: str) -> None:
 
     from taskflow import registry
     from taskflow.api.app import create_app
+    from taskflow.api.protocol import BoundedProtocol
 
     logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))
@@ -96,7 +97,7 @@ def serve(settings: "Settings", dsn: str) -> None:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
