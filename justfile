@@ -27,6 +27,10 @@ imports:
 test *args:
     uv run --frozen pytest "$@"
 
+# Let schemathesis try many requests at every operation of the API.
+fuzz examples="200":
+    TASKFLOW_TEST_EXAMPLES="$1" uv run --frozen pytest tests/test_api_openapi.py -k schemathesis
+
 # Start everything on an embedded PostgreSQL: just demo --exit
 demo *args:
     uv run --frozen taskflow demo "$@"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -189,6 +190,65 @@ async def test_a_text_that_is_no_json_object_is_refused(client: httpx.AsyncClien
     answer = await client.post("/tasks", content=text(payload), headers=JSON)
     assert is_problem(answer, 400, "payload"), answer.text
     assert await stored(conn) == []
+
+
+async def test_a_batch_refuses_the_same_tasks(client: httpx.AsyncClient, conn: Connection):
+    bad = [body for body, _ in NO_TASK.values()]
+    bad += [make(payload) for payload in BAD_PAYLOADS.values() for make in (task, text)]
+    bad += [text(payload) for payload in BAD_TEXTS.values()]
+    for body in bad:
+        alone = (await client.post("/tasks", content=body, headers=JSON)).json()
+        array, lines = b"[%b,%b,%b]" % (task(), body, task()), b"%b\n%b\n%b" % (task(), body, task())
+        assert is_problem(await client.post("/tasks/batch", content=array, headers=JSON), 400)
+        answer = await client.post("/tasks/batch", content=lines, headers={"content-type": "application/x-ndjson"})
+        assert is_problem(answer, 400), answer.text
+        (error,) = answer.json()["errors"]
+        assert (error["index"], error.get("field"), error["detail"]) == (1, alone.get("field"), alone["detail"])
+    assert await stored(conn) == []
+
+
+@pytest.mark.parametrize("body", NO_JSON.values(), ids=NO_JSON.keys())
+async def test_a_batch_with_something_that_is_no_json_is_refused(
+    client: httpx.AsyncClient, conn: Connection, body: bytes
+):
+    for content, content_type in [
+        (b"[%b,%b,]" % (task(), body), "application/json"),
+        (b"%b\n%b\n{" % (task(), body), "application/x-ndjson"),
+    ]:
+        answer = await client.post("/tasks/batch", content=content, headers={"content-type": content_type})
+        assert is_problem(answer, 400), answer.text
+    assert await stored(conn) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'; DROP TABLE taskflow.tasks; --",
+        "%s %(id)s %%",
+        "{0} {name!r}",
+        "$1 $$",
+        r"\\x00 \n \\'",
+        "${jndi:x}",
+        "<script>",
+    ],
+)
+async def test_code_in_any_text_is_just_text(client: httpx.AsyncClient, conn: Connection, words: str):
+    quoted = json.dumps(words)
+    for field, body in [
+        ("type", task(type=quoted)),
+        ("priority", task(more=f', "priority": {quoted}')),
+        ("scheduled_at", task(more=f', "scheduled_at": {quoted}')),
+        ("delay_seconds", task(more=f', "delay_seconds": {quoted}')),
+        ("payload", task(quoted)),
+        (words, task(more=f", {quoted}: 1")),
+    ]:
+        assert is_problem(await client.post("/tasks", content=body, headers=JSON), 400, field)
+    assert is_problem(await client.get(f"/tasks/{quote(words, safe='')}"), 400, "id")
+    payload = {words: [words, {"a": words}]}
+    for body in (task(json.dumps(payload), name=quoted), text(json.dumps(payload), name=quoted)):
+        assert (await client.post("/tasks", content=body, headers=JSON)).status_code == 200
+        assert (await client.post("/tasks/batch", content=b"[%b]" % body, headers=JSON)).status_code == 200
+    assert [row[1:4] for row in await stored(conn)] == [(words, "anything", payload)] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The API keeps what its OpenAPI description promises, and the page that shows it needs no internet."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,9 @@ from taskflow.scopes import Scope
 
 Document = dict[str, Any]
 
+EXAMPLES = int(os.environ.get("TASKFLOW_TEST_EXAMPLES", "20"))
+"""Of each operation; `just fuzz` tries more."""
+TIME = 100 + EXAMPLES
 HOOKS = Path(__file__).parent / "fuzz_hooks.py"
 
 
@@ -33,6 +37,7 @@ async def document(client: httpx.AsyncClient) -> Document:
     return (await client.get("/schema/openapi.json")).json()
 
 
+@pytest.mark.timeout(TIME + 60)
 def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(own_database: str, tmp_path: Path):
     token = make_token(own_database, Scope.ADMIN)  # so that it also tries without
     with served_in_a_thread(own_database) as url:
@@ -42,7 +47,7 @@ def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(own_da
                 "run",
                 f"{url}/schema/openapi.json",
                 f"--header=Authorization: Bearer {token}",
-                "--max-examples=50",
+                f"--max-examples={EXAMPLES}",
                 "--seed=1",
                 "--checks=all",
                 "--exclude-checks=positive_data_acceptance",  # JSON Schema cannot say which payload fits which type
@@ -53,7 +58,7 @@ def test_whatever_schemathesis_thinks_of_gets_an_answer_that_is_described(own_da
             env=os.environ | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=TIME,
         )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -64,6 +69,12 @@ async def test_the_description_is_openapi_3_1_and_knows_the_task_types(document:
     assert schemas["TaskRequest"]["additionalProperties"] is False
     assert schemas["TaskRequest"]["properties"]["type"]["enum"] == registry.names()
     assert schemas["TaskRequest"]["properties"]["priority"]["enum"] == ["high", "normal", "low"]
+
+
+async def test_times_are_described_as_times(document: Document):
+    schemas = document["components"]["schemas"]
+    for schema, field in [("TaskView", "created_at"), ("HistoryEntry", "created_at"), ("TaskRequest", "scheduled_at")]:
+        assert '"format": "date-time"' in json.dumps(schemas[schema]["properties"][field]), (schema, field)
 
 
 async def test_every_reference_leads_somewhere(client: httpx.AsyncClient, document: Document):
