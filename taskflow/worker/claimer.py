@@ -26,6 +26,11 @@ Where tasks come in faster they are claimed in batches: looking for each would t
 than it brings.
 """
 
+SMALLEST_BATCH: Final = 100
+"""A claim takes half of the slots at most, so that Postgres claims for one half while the handlers of the other run;
+but a claim for fewer tasks than this is not worth its statement.
+"""
+
 
 class Watermark:
     """Where claims continue, so that they never read again the index entries of what was claimed before.
@@ -117,7 +122,7 @@ class Claimer:
             await asyncio.sleep(wait)
         began = time.monotonic()
         full, marks = self._watermark.next(began, idle=self._is_idle)
-        wanted = self._slots.free
+        wanted = min(self._slots.free, max(SMALLEST_BATCH, self._slots.size // 2))
         self._is_claiming = True
         try:
             tasks = await claim(conn, self._worker, self._priorities, wanted, marks)

@@ -28,7 +28,7 @@ class Slots:
     """
 
     def __init__(self, size: int, registry: Registry, time_out: float, report: Report) -> None:
-        self._size = size
+        self.size = size
         self._registry = registry
         self._time_out = time_out
         self._report = report
@@ -39,7 +39,7 @@ class Slots:
     @property
     def free(self) -> int:
         """How many more attempts may start now."""
-        return self._size - len(self._running)
+        return self.size - len(self._running)
 
     @property
     def running(self) -> int:
