@@ -10,6 +10,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import Diagnostic
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -29,8 +30,45 @@ KEEPALIVE: Final = {
 }
 """A connection cut without a word is noticed within 20 s; what the user's own URL says wins."""
 
-AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, DatabaseUnavailable)
-"""What is raised when Postgres is away, or goes away in the middle of a statement."""
+AWAY: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    PoolTimeout,
+    DatabaseUnavailable,
+)
+"""What is raised when Postgres is away, goes away in the middle of a statement, or is only a standby (any more)."""
+
+
+class SureConnection(AsyncConnection[TupleRow]):
+    """A connection on which a commit that no synchronous standby has confirmed does not pass for a success.
+
+    A commit that is cancelled while it waits for a standby stays, but is lost if this server is lost. Postgres answers
+    with success and a warning; here, DatabaseUnavailable is raised. (statement_timeout does not end that wait.)
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._doubts = doubts = list[str]()
+
+        def note(diagnostic: Diagnostic) -> None:
+            if diagnostic.source_function == "SyncRepWaitForLSN":  # the message is translated
+                doubts.append(diagnostic.message_primary or "")
+
+        self.add_notice_handler(note)
+
+    async def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Every statement passes here, the COMMIT of a transaction block as well."""
+        try:
+            answer = await super().wait(*arguments, **options)
+        except psycopg.InternalError as error:
+            if self.closed:  # psycopg's word for a BEGIN on a session that the server has ended: "received 2 results"
+                raise psycopg.OperationalError(f"the connection was lost: {error}") from error
+            raise
+        if self._doubts:
+            await self.close()
+            raise DatabaseUnavailable(f"no standby has confirmed the commit: {self._doubts[0]}")
+        return answer
 
 
 def with_defaults(dsn: str, application: str) -> str:
@@ -45,8 +83,24 @@ def describe(dsn: str) -> str:
 
 
 async def connect(dsn: str, application: str) -> Connection:
-    """One connection in autocommit mode; raises psycopg.OperationalError if Postgres cannot be reached."""
-    return await AsyncConnection.connect(with_defaults(dsn, application), autocommit=True)
+    """One connection in autocommit mode; raises psycopg.OperationalError if no Postgres that writes can be reached."""
+    conn = await SureConnection.connect(with_defaults(dsn, application), autocommit=True)
+    await _refuse_standby(conn)
+    return conn
+
+
+async def _refuse_standby(conn: Connection) -> None:
+    """Close *conn* and raise psycopg.OperationalError where nothing can be written, as after a failover.
+
+    libpq's target_session_attrs=read-write would do it, but PgBouncer may show it what an earlier server said.
+    """
+    try:
+        cursor = await conn.execute("SHOW transaction_read_only")
+        if await cursor.fetchone() == ("on",):
+            raise psycopg.OperationalError("the server is a standby, or read-only")
+    except BaseException:
+        await conn.close()
+        raise
 
 
 @asynccontextmanager
@@ -60,6 +114,7 @@ async def open_pool(
     """
 
     async def configure(conn: Connection) -> None:
+        await _refuse_standby(conn)
         milliseconds = str(int(statement_timeout * 1000))
         await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
 
@@ -72,7 +127,7 @@ async def open_pool(
 
     pool: Pool = AsyncConnectionPool(
         with_defaults(dsn, application),
-        connection_class=AsyncConnection[TupleRow],
+        connection_class=SureConnection,
         kwargs={"autocommit": True},
         min_size=1,
         max_size=max_size,
