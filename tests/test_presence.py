@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -243,6 +244,28 @@ def test_a_presence_is_fresh_as_long_as_the_database_answers(place: Place):
         until(lambda: not holder.presence.is_fresh)
     until(lambda: holder.presence.is_fresh)
     assert holder.lost == []
+
+
+def test_a_presence_is_steady_again_a_lease_after_an_outage(place: Place):
+    holder = place.start()
+    assert holder.presence.is_steady  # whoever begins judges by what it finds
+    with psycopg.connect(place.db.dsn) as blocker:
+        blocker.execute("SELECT FROM taskflow.workers WHERE id = %s FOR UPDATE", [holder.worker])
+        until(lambda: len(holder.wakes) == 2)  # two beats ran into their limit
+    until(lambda: holder.presence.is_fresh)
+    began = time.monotonic()
+    assert not holder.presence.is_steady
+    until(lambda: holder.presence.is_steady)
+    assert time.monotonic() - began > LEASE / 2
+    assert holder.lost == []
+
+
+def test_a_presence_stays_steady_when_its_connection_is_cut_and_comes_back_at_once(place: Place):
+    holder = place.start(lease=30)
+    place.cut(holder)
+    until(lambda: holder.wakes)
+    assert place.beats(holder)
+    until(lambda: holder.presence.is_steady, seconds=1)
 
 
 def test_a_presence_that_is_stopped_while_its_database_is_away_ends(own_database: str):

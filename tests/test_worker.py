@@ -292,6 +292,24 @@ def test_the_tasks_of_a_killed_worker_are_rescued_by_another_after_the_lease(wor
     assert "was lost in attempt 1 of 1" in db.one("SELECT error FROM taskflow.tasks WHERE id = %s", last_attempt)
 
 
+def test_a_worker_that_was_cut_off_gives_the_others_a_lease_to_come_back(workers: Workers):
+    """In an outage nobody beats; who comes back first would rescue the tasks of all others."""
+    db = workers.database
+    worker = workers.start_ready("--id", "1", WORKER_LEASE_IN_SECONDS="2")
+    with psycopg.connect(db.dsn) as blocker:
+        blocker.execute("SELECT FROM taskflow.workers FOR UPDATE")
+        until(lambda: worker.said.count("presence.interrupted") == 3)
+        db.conn.execute(
+            """
+            INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency, heartbeat_at)
+            VALUES ('silent', 'test', 1, '0', '{normal}', 10, now() - interval '3 s')
+            """
+        )
+        released = db.one("SELECT clock_timestamp()")
+    until(lambda: db.rows("SELECT FROM taskflow.workers WHERE name = 'silent' AND stopped_at IS NOT NULL"))
+    assert db.one("SELECT stopped_at - %s > interval '1.5 s' FROM taskflow.workers WHERE name = 'silent'", released)
+
+
 def test_a_claim_whose_answer_was_lost_is_put_back_by_its_own_worker(workers: Workers):
     """The statement was committed, the connection was cut before its rows came: the worker lives and runs nothing."""
     db = workers.database

@@ -84,12 +84,15 @@ class Presence:
             "priorities": [priority.value for priority in priorities],
             "concurrency": concurrency,
         }
+        self._lease = lease
         self._beat = lease / 5
         self._on_wake = on_wake
         self._on_lost = on_lost
         self._registration: Future[Registration] = Future()
         self._stop_read, self._stop_write = os.pipe()
         self._last_beat = 0.0
+        self._beaten_at = 0.0
+        self._steady_since = float("-inf")
         self._holds_name = False
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -110,6 +113,14 @@ class Presence:
         """Whether the database knew within the last two beats that this worker lives."""
         return time.monotonic() - self._last_beat < 2 * self._beat
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether heartbeats came through all the last lease long: only then is the silence of others their own.
+
+        In an outage of the database nobody is heard, and whoever came back first would take all others for gone.
+        """
+        return self.is_fresh and time.monotonic() - self._steady_since > self._lease
+
     def _run(self) -> None:
         conn: Session | None = None
         try:
@@ -120,7 +131,7 @@ class Presence:
                 conn.close()
             self._registration.set_exception(error)
             return
-        self._last_beat = time.monotonic()
+        self._last_beat = self._beaten_at = time.monotonic()
         self._registration.set_result(registration)
         while True:
             try:
@@ -191,7 +202,9 @@ class Presence:
                     raise PresenceLost(
                         self._name, f"it was silent for so long that it was taken for gone (row {worker})"
                     )
-                self._last_beat = now
+                if now - self._beaten_at > 2 * self._beat:
+                    self._steady_since = time.monotonic()
+                self._last_beat = self._beaten_at = now
                 next_beat = now + self._beat
             for notify in conn.notifies(timeout=0):
                 self._on_wake(notify.payload)

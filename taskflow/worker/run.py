@@ -78,7 +78,7 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
     )
     try:
         with _health(options, presence):
-            all_ended = await _work(options, registry, dsn, registration, stop, woken)
+            all_ended = await _work(options, registry, dsn, presence, registration, stop, woken)
     finally:
         await asyncio.to_thread(presence.stop)
     status = 1 if lost else 0
@@ -107,6 +107,7 @@ async def _work(
     options: WorkerOptions,
     registry: Registry,
     dsn: str,
+    presence: Presence,
     registration: Registration,
     stop: asyncio.Event,
     woken: asyncio.Event,
@@ -119,7 +120,7 @@ async def _work(
         claimer = Claimer(claims, worker, options.priorities, slots, finisher, woken, poll=options.poll)
         jobs = [
             asyncio.create_task(finisher.run()),
-            asyncio.create_task(_maintain(dsn, options, registration, Strays(worker, slots, finisher), stop)),
+            asyncio.create_task(_maintain(dsn, options, presence, registration, Strays(worker, slots, finisher), stop)),
             asyncio.create_task(_sweep(slots)),
         ]
         claiming = claimer.start()
@@ -160,7 +161,12 @@ async def _sweep(slots: Slots) -> None:
 
 
 async def _maintain(
-    dsn: str, options: WorkerOptions, registration: Registration, strays: Strays, stop: asyncio.Event
+    dsn: str,
+    options: WorkerOptions,
+    presence: Presence,
+    registration: Registration,
+    strays: Strays,
+    stop: asyncio.Event,
 ) -> None:
     """Rescue: at once what former workers of this name left, then now and then what any worker left that is gone.
 
@@ -175,7 +181,8 @@ async def _maintain(
                 log.info("worker.took_over", worker=options.name, rescued=rescued)
                 former.pop()
             await strays.put_back(conn)
-            await rescue_once(conn, options.lease)
+            if presence.is_steady:
+                await rescue_once(conn, options.lease)
 
     await every(options.lease / 5, stop, step)
 
