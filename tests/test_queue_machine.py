@@ -330,7 +330,7 @@ def test_the_queue_does_what_its_model_does(dsn: str) -> None:
             run_state_machine_as_test(  # pyright: ignore[reportUnknownVariableType]
                 Queue,
                 settings=settings(
-                    max_examples=100,
+                    max_examples=80,
                     stateful_step_count=40,
                     deadline=None,
                     phases=[Phase.generate],  # shrinking against a database takes minutes
