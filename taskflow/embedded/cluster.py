@@ -78,10 +78,11 @@ def prepare(cluster: Cluster) -> None:
     if cluster.account.reach_all:
         cluster.directory.chmod(0o700)
     major = _major_version(cluster)
-    for leftover in cluster.directory.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     if not cluster.data.exists():
         _create(cluster)
+    # Only now: the programs of a keeper that was killed in the middle may go on writing for a moment.
+    for leftover in cluster.directory.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     _check_version(cluster.data, major)
     if cluster.sockets != cluster.data:
         _own_socket_folder(cluster.sockets, 0 if cluster.account.reach_all else cluster.account.uid)
