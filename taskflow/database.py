@@ -1,7 +1,7 @@
 """Connections to Postgres: how they are opened, kept alive, pooled, and waited for."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -74,6 +74,11 @@ class SureConnection(AsyncConnection[TupleRow]):
 def with_defaults(dsn: str, application: str) -> str:
     """*dsn* with Taskflow's keepalives and an application_name, where it does not set them itself."""
     return make_conninfo("", **{**KEEPALIVE, "application_name": application, **conninfo_to_dict(dsn)})
+
+
+def array(values: Iterable[object]) -> str:
+    """*values*, none of which needs quotes, as Postgres writes an array: psycopg takes ten times as long."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def describe(dsn: str) -> str:

@@ -34,7 +34,7 @@ def attempt_of(handler: Handler, task: ClaimedTask | None = None, **options: Any
     registry = Registry()
     registry.task("work", **options)(handler)
     task = task or claimed()
-    return Attempt(task, registry.find(task.type), LIMIT, now=0.0)
+    return Attempt(task, registry.find(task.type), LIMIT, began=0.0)
 
 
 async def outcome_of(
@@ -262,7 +262,7 @@ async def test_a_payload_type_that_raises_anything_at_all_fails_at_once(
 
 async def test_an_unknown_task_type_fails_at_once_and_says_what_to_check(threads: ThreadPoolExecutor):
     task = claimed(type="resize\nimage")
-    outcome = await run_attempt(Attempt(task, None, LIMIT, now=0.0), threads)
+    outcome = await run_attempt(Attempt(task, None, LIMIT, began=0.0), threads)
     assert outcome == Failed("UnknownTaskType: this worker knows no task type 'resize\\nimage'; check its --app")
 
 

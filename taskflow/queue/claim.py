@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from taskflow.database import Connection
+from taskflow.database import Connection, array
 from taskflow.model import ClaimedTask, Priority
 
 
@@ -68,9 +68,9 @@ async def claim(
         CLAIM,
         {
             "worker": worker,
-            "priorities": [priority.value for priority in priorities],
-            "scheduled_at": [start.scheduled_at for start in starts],
-            "ids": [start.id for start in starts],
+            "priorities": array(priorities),
+            "scheduled_at": array(start.scheduled_at for start in starts),
+            "ids": array(start.id for start in starts),
             "limit": limit,
         },
     )
@@ -97,7 +97,7 @@ CROSS JOIN LATERAL (
 
 async def seconds_until_due(conn: Connection, priorities: Sequence[Priority]) -> float | None:
     """Seconds until the next task of *priorities* that is not due yet; negative if it just became so; None: none."""
-    cursor = await conn.execute(NEXT_DUE, {"priorities": [priority.value for priority in priorities]})
+    cursor = await conn.execute(NEXT_DUE, {"priorities": array(priorities)})
     row = await cursor.fetchone()
     return None if row is None else row[0]
 
@@ -110,7 +110,7 @@ FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
 
 async def be_idle(conn: Connection, priorities: Sequence[Priority]) -> None:
     """Ask for a notification of new tasks on this session's behalf, until ``be_busy`` or the session's end."""
-    await conn.execute(BE_IDLE, {"priorities": [priority.value for priority in priorities]})
+    await conn.execute(BE_IDLE, {"priorities": array(priorities)})
 
 
 BE_BUSY = """
@@ -121,4 +121,4 @@ FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
 
 async def be_busy(conn: Connection, priorities: Sequence[Priority]) -> None:
     """Take ``be_idle`` back: a busy worker comes to new tasks by itself, and enqueues are cheaper."""
-    await conn.execute(BE_BUSY, {"priorities": [priority.value for priority in priorities]})
+    await conn.execute(BE_BUSY, {"priorities": array(priorities)})

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
@@ -25,6 +26,9 @@ ERROR_LIMIT: Final = 8_192
 RESULT_LIMIT: Final = 65_536
 """Bytes of a kept result as JSON."""
 
+DONE: Final = Succeeded()
+"""The outcome of a handler that returned nothing."""
+
 
 class Interruption(Enum):
     """Why a running attempt is stopped from outside."""
@@ -34,19 +38,21 @@ class Interruption(Enum):
     CANCELLED = "its task was cancelled"
 
 
-class Attempt:
-    """A claimed task that runs. ``limit`` is in seconds, ``deadline`` on the monotonic clock."""
+class Attempt(Struct, eq=False):
+    """A claimed task that runs. ``limit`` is in seconds, ``began`` on the monotonic clock."""
 
-    __slots__ = ("deadline", "interruption", "job", "limit", "reported", "task", "task_type")
+    task: ClaimedTask
+    task_type: TaskType | None
+    limit: float
+    began: float
+    interruption: Interruption | None = None
+    job: asyncio.Task[Any] | None = None
+    reported: bool = False
 
-    def __init__(self, task: ClaimedTask, task_type: TaskType | None, limit: float, now: float) -> None:
-        self.task = task
-        self.task_type = task_type
-        self.limit = limit
-        self.deadline = now + limit
-        self.interruption: Interruption | None = None
-        self.job: asyncio.Task[Any] | None = None
-        self.reported = False
+    @property
+    def deadline(self) -> float:
+        """When the attempt has to end, on the monotonic clock."""
+        return self.began + self.limit
 
     def interrupt(self, why: Interruption) -> None:
         """Stop the handler: an async one is cancelled now, a sync one cannot be."""
@@ -96,7 +102,7 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
             log.warning("attempt.cleanup_failed", error=describe_error(error).partition("\n")[0])
             return attempt.interrupted()
         return after_failure(task, task_type.backoff, describe_error(error))
-    return Succeeded() if result is None else Succeeded(encode_result(result))
+    return DONE if result is None else Succeeded(encode_result(result))
 
 
 def _call_in_thread(task_type: TaskType, payload: object) -> object:
