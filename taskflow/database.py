@@ -34,10 +34,14 @@ AWAY: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.FeatureNotSupported,
     PoolTimeout,
     DatabaseUnavailable,
 )
-"""What is raised when Postgres is away, goes away in the middle of a statement, or is only a standby (any more)."""
+"""What is raised when Postgres is away, goes away in the middle of a statement, or is only a standby (any more).
+
+FeatureNotSupported: a migration changed what a prepared statement gives; a new connection has none that is prepared.
+"""
 
 
 class SureConnection(AsyncConnection[TupleRow]):

@@ -486,3 +486,28 @@ def test_a_workers_health_tells_of_its_database_and_not_of_its_handlers(workers:
         assert client.get("/liveness").status_code == 200
         blocker.rollback()
         until(lambda: client.get("/readiness").status_code == 200)
+
+
+def test_a_locked_table_shows_in_readiness_and_work_goes_on_after_it(workers: Workers):
+    db = workers.database
+    port = free_port()
+    workers.start_ready(HEALTH_PORT=str(port), WORKER_POLL_IN_SECONDS="0.2")
+    db.await_idle()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as health:
+        until(lambda: health.get("/readiness").status_code == 200)
+        with psycopg.connect(db.dsn) as locker:
+            locker.execute("LOCK TABLE taskflow.tasks")
+            until(lambda: health.get("/readiness").status_code == 503)
+            assert health.get("/liveness").status_code == 200
+        until(lambda: health.get("/readiness").status_code == 200)
+    db.await_status(db.enqueue("quick"), "succeeded")
+
+
+def test_a_migration_under_a_live_worker_stops_no_claim(workers: Workers):
+    db = workers.database
+    workers.start_ready()
+    for _ in range(8):  # until psycopg has prepared the statements
+        db.await_status(db.enqueue("quick"), "succeeded")
+    db.conn.execute("ALTER TABLE taskflow.tasks ALTER COLUMN max_attempts TYPE bigint")
+    for _ in range(3):
+        db.await_status(db.enqueue("quick"), "succeeded")

@@ -15,6 +15,7 @@ LONGEST_PAUSE: Final = 2.0
 # because a plan for any limit looks expensive in a long queue, they would cost as much as a thousand tasks.
 SETTINGS: Final = """
 SELECT set_config('statement_timeout', %(statement_timeout)s, false),
+       set_config('lock_timeout', '5s', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('jit', 'off', false)
 """
@@ -40,6 +41,11 @@ class Link:
             except AWAY as error:
                 await self.lost(error)
         return self._conn
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the latest statement went through, as far as was told by ``works`` and ``lost``."""
+        return self._pause == 0.0
 
     async def lost(self, error: BaseException) -> None:
         """Give the connection up after *error*, and pause a little longer each time in a row."""

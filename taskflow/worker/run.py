@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 0.1
 STATEMENT_SECONDS: Final = 30.0
+BOUNDS: Final = "SELECT set_config('statement_timeout', '30s', false), set_config('lock_timeout', '5s', false)"
 FLUSH_SECONDS: Final = 10.0
 """How long a stopping worker tries to record its last outcomes; the rescue has them after that."""
 
@@ -77,8 +78,7 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
         "worker.started", worker=options.name, priorities=list(options.priorities), concurrency=options.concurrency
     )
     try:
-        with _health(options, presence):
-            all_ended = await _work(options, registry, dsn, presence, registration, stop, woken)
+        all_ended = await _work(options, registry, dsn, presence, registration, stop, woken)
     finally:
         await asyncio.to_thread(presence.stop)
     status = 1 if lost else 0
@@ -97,10 +97,11 @@ def _on_signal(stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _health(options: WorkerOptions, presence: Presence) -> AbstractContextManager[object]:
+def _health(options: WorkerOptions, presence: Presence, claims: Link) -> AbstractContextManager[object]:
+    """Ready means that the others know this worker lives, and that it can claim."""
     if options.health_port is None:
         return nullcontext()
-    return serve_health(options.health_host, options.health_port, lambda: presence.is_fresh)
+    return serve_health(options.health_host, options.health_port, lambda: presence.is_fresh and claims.is_up)
 
 
 async def _work(
@@ -123,15 +124,18 @@ async def _work(
             asyncio.create_task(_maintain(dsn, options, presence, registration, Strays(worker, slots, finisher), stop)),
             asyncio.create_task(_sweep(slots)),
         ]
-        claiming = claimer.start()
-        await _first(stop, [claiming, *jobs])
-        log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)
-        claimer.stop()
-        await asyncio.wait([claiming])
-        if not await slots.wait_for_all(options.grace):
-            await slots.release_all()
-        if not await finisher.drain(FLUSH_SECONDS):
-            log.error("worker.unrecorded", outcomes=finisher.pending, note="their tasks will be rescued and run again")
+        with _health(options, presence, claims):
+            claiming = claimer.start()
+            await _first(stop, [claiming, *jobs])
+            log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)
+            claimer.stop()
+            await asyncio.wait([claiming])
+            if not await slots.wait_for_all(options.grace):
+                await slots.release_all()
+            if not await finisher.drain(FLUSH_SECONDS):
+                log.error(
+                    "worker.unrecorded", outcomes=finisher.pending, note="their tasks will be rescued and run again"
+                )
         await _cancel(jobs)
         return slots.close()
 
@@ -176,6 +180,7 @@ async def _maintain(
 
     async def step() -> None:
         async with await connect(dsn, f"taskflow maintain {options.name}") as conn:
+            await conn.execute(BOUNDS)
             while former:
                 rescued = await rescue_all(conn, former[-1])
                 log.info("worker.took_over", worker=options.name, rescued=rescued)
