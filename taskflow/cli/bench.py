@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import rich_click as click
 
@@ -40,11 +40,20 @@ def benchmark(command: Benchmark) -> Callable[..., None]:
 
     @wraps(command)
     def measured(dsn: str | None, as_json: bool, **options: Any) -> None:
+        interruptions: list[int] = []
+
+        def interrupt(number: int, _frame: object) -> NoReturn:
+            interruptions.append(number)
+            raise KeyboardInterrupt
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, interrupt)
         try:
             _measure(command(**options), dsn, as_json)
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt):
+            if not interruptions:
+                raise
+            # A library on the way may have made an error of its own out of it.
             fail("interrupted; the benchmark's database is dropped", INTERRUPTED)
 
     as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all samples, no table.")
