@@ -4,7 +4,7 @@
 
 CREATE FUNCTION taskflow.idle_key(priority taskflow.priority) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE priority WHEN 'high' THEN 1 WHEN 'normal' THEN 2 WHEN 'low' THEN 3 ELSE 4 END;
+RETURN hashenum(priority);
 
 -- Whether a worker of this priority is idle. Two callers at the same instant may both be told yes: the cost is a
 -- notification too many. It never says no while a worker is idle.
@@ -21,14 +21,19 @@ RETURN CASE WHEN taskflow.somebody_is_idle(priority) THEN pg_notify('taskflow', 
 CREATE FUNCTION taskflow.wake_for_new_task() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('taskflow', NEW.priority::text);
+    -- Asked again, for the first yes may have been another enqueue that asked at the same instant.
+    IF NEW.status = 'queued' THEN
+        PERFORM taskflow.wake(NEW.priority);
+    END IF;
     RETURN NULL;
 END
 $$;
 
--- The condition is checked before an event is queued, so an insert that finds nobody idle pays for the check alone.
+-- The condition is checked before an event is queued, so an insert that finds nobody idle pays for the check alone. It
+-- is somebody_is_idle() written out: Postgres prepares it anew for each statement, and functions would double its cost.
 CREATE TRIGGER wake_an_idle_worker
 AFTER INSERT ON taskflow.tasks
 FOR EACH ROW
-WHEN (NEW.status = 'queued' AND taskflow.somebody_is_idle(NEW.priority))
+WHEN (NOT (pg_try_advisory_lock(1952543595, hashenum(NEW.priority))
+           AND pg_advisory_unlock(1952543595, hashenum(NEW.priority))))
 EXECUTE FUNCTION taskflow.wake_for_new_task();

@@ -20,7 +20,8 @@ follow the commit at a distance of at most its own duration.
 """
 
 PACE: Final = 0.005
-"""Seconds from a look that found one task, though more slots were free, to the next; twice that if it found several.
+"""Seconds from a look that found one task, though more slots were free, to the next; up to three times that if it
+found several.
 
 Where tasks come in faster they are claimed in batches: looking for each would take more from enqueuers and handlers
 than it brings.
@@ -132,7 +133,7 @@ class Claimer:
         now = time.monotonic()
         self._link.works()
         self._watermark.looked(full, marks, began, now)
-        self._next_look = now + PACE * min(len(tasks), 2) if len(tasks) < wanted else now
+        self._next_look = now + PACE * min(len(tasks), 3) if len(tasks) < wanted else now
         return len(tasks)
 
     async def _idle(self, conn: Connection) -> None:
