@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -29,10 +30,10 @@ async def send_email(payload: Texts) -> None:
 async def run_query(payload: Texts) -> None:
     """Pretend to run a query: takes three seconds and fails for one in five."""
     await asyncio.sleep(SECONDS)
-    decide(random.randrange(100))  # noqa: S311 – no secret
+    decide(random.randrange)
 
 
-def decide(percent: int) -> None:
-    """Raise QueryFailed for *percent* (0 to 99) below 20, so that exactly a fifth of all draws fail."""
-    if percent < FAILING_PERCENT:
+def decide(draw: Callable[[int], int]) -> None:
+    """Raise QueryFailed for a *draw* from 0 to 99 below 20, so that exactly a fifth of all fail."""
+    if draw(100) < FAILING_PERCENT:
         raise QueryFailed(f"the query failed, as {FAILING_PERCENT} % of them do")
