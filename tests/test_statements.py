@@ -36,8 +36,11 @@ STATEMENTS = {
 }
 
 
-def prepare(conn: psycopg.Connection, statement: str) -> None:
-    """Let Postgres parse *statement*, as psycopg would send it; AssertionError with its words if it cannot."""
+def prepare(conn: psycopg.Connection, statement: str, name: str = "") -> None:
+    """Let Postgres parse *statement*, as psycopg would send it, and call it *name*.
+
+    AssertionError with Postgres's words if it cannot.
+    """
     numbers: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:
@@ -46,7 +49,7 @@ def prepare(conn: psycopg.Connection, statement: str) -> None:
         name = found[1] or str(len(numbers))
         return f"${numbers.setdefault(name, len(numbers) + 1)}"
 
-    result = conn.pgconn.prepare(b"", PLACEHOLDER.sub(number, statement).encode())
+    result = conn.pgconn.prepare(name.encode(), PLACEHOLDER.sub(number, statement).encode())
     assert result.status == ExecStatus.COMMAND_OK, result.error_message.decode()
 
 

@@ -1,0 +1,92 @@
+-- Least-privilege roles for Taskflow: who may do what in schema taskflow.
+--
+-- Run it as a superuser (or the provider's equivalent) on Taskflow's database, after `taskflow migrate`, and again after
+-- each later migration: psql --set ON_ERROR_STOP=1 --single-transaction --file deploy/roles.sql
+-- It can be repeated, and takes back whatever it does not grant. Then make login roles, and give each one of these:
+--   CREATE ROLE taskflow_server LOGIN PASSWORD '…' IN ROLE taskflow_api;
+--
+--   taskflow_owner     owns the schema: migrations, tokens
+--   taskflow_api       taskflow-server: enqueue, look, cancel, re-queue; checks tokens
+--   taskflow_worker    taskflow-worker and taskflow-recovery
+--   taskflow_readonly  people and dashboards
+--
+-- Nobody but the owner can change or delete the attempts that a task has left behind, or what a task was asked to do.
+
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['taskflow_owner', 'taskflow_api', 'taskflow_worker', 'taskflow_readonly'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Everything belongs to the owner, what later migrations made as well. Sequences and indexes follow their tables.
+ALTER SCHEMA taskflow OWNER TO taskflow_owner;
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT format('ALTER %s %s OWNER TO taskflow_owner', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+                      oid::regclass)
+        FROM pg_class
+        WHERE relnamespace = 'taskflow'::regnamespace AND relkind IN ('r', 'p', 'v')
+        UNION ALL
+        SELECT format('ALTER ROUTINE %s OWNER TO taskflow_owner', oid::regprocedure)
+        FROM pg_proc
+        WHERE pronamespace = 'taskflow'::regnamespace
+        UNION ALL
+        SELECT format('ALTER TYPE %s OWNER TO taskflow_owner', oid::regtype)
+        FROM pg_type
+        WHERE typnamespace = 'taskflow'::regnamespace AND typtype IN ('e', 'd')
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+
+-- From nothing: what an earlier version granted is gone.
+REVOKE ALL ON SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
+REVOKE ALL ON ALL TABLES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
+
+GRANT USAGE ON SCHEMA taskflow TO taskflow_api, taskflow_worker, taskflow_readonly;
+GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history
+    TO taskflow_api, taskflow_worker, taskflow_readonly;
+-- Which migrations there are: a server or worker starts where none is missing.
+GRANT SELECT ON taskflow._yoyo_migration TO taskflow_api, taskflow_worker;
+
+-- Enqueue. Ids come from identity columns, which need no right to their sequence; handlers may enqueue as well.
+GRANT INSERT (name, type, payload, priority, max_attempts, scheduled_at, unique_key) ON taskflow.tasks
+    TO taskflow_api, taskflow_worker;
+GRANT EXECUTE ON FUNCTION
+    taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz),
+    taskflow.enqueue_many(jsonb),
+    taskflow.wake(taskflow.priority),
+    taskflow.somebody_is_idle(taskflow.priority),
+    taskflow.idle_key(taskflow.priority)
+    TO taskflow_api, taskflow_worker;
+
+-- Cancel and re-queue.
+GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_id, max_attempts, error)
+    ON taskflow.tasks TO taskflow_api, taskflow_worker;
+GRANT INSERT (task_id, attempt, worker_id, started_at, ended_at, requeued_at, outcome, error, reason)
+    ON taskflow.attempts TO taskflow_api, taskflow_worker;
+GRANT EXECUTE ON FUNCTION
+    taskflow.requeue(bigint[], text),
+    taskflow.fresh_budget(bigint, integer, integer)
+    TO taskflow_api, taskflow_worker;
+
+-- Claim, finish, and be present.
+GRANT UPDATE (attempt, result) ON taskflow.tasks TO taskflow_worker;
+GRANT INSERT (name, host, pid, version, priorities, concurrency) ON taskflow.workers TO taskflow_worker;
+GRANT UPDATE (heartbeat_at, stopped_at) ON taskflow.workers TO taskflow_worker;
+
+-- Tokens: the server checks hashes, people see names, workers see neither.
+GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
+GRANT SELECT (id, name, scopes, created_at, expires_at, revoked_at) ON taskflow.tokens TO taskflow_readonly;
