@@ -23,6 +23,11 @@ types:
 imports:
     uv run --frozen lint-imports
 
+# Unsafe code, and dependencies with known vulnerabilities (asks a service on the internet).
+audit:
+    uv run --frozen bandit --quiet --configfile pyproject.toml --recursive taskflow
+    uv run --frozen python .ci/audit.py
+
 # Run the tests: just test -k recovery
 test *args:
     uv run --frozen pytest "$@"
