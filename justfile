@@ -40,6 +40,17 @@ fuzz examples="200":
 demo *args:
     uv run --frozen taskflow demo "$@"
 
+# High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
+ha *args:
+    uv run --frozen pytest tests/ha "$@"
+
+# The same three nodes to play with: just ha-up /var/tmp/ha
+ha-up dir=".taskflow/ha":
+    deploy/ha/up.sh "$1"
+
+ha-down dir=".taskflow/ha":
+    deploy/ha/down.sh "$1"
+
 fmt:
     uv run --frozen ruff check --fix
     uv run --frozen ruff format
