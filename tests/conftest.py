@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
+from support import Workers, watching
 
 from taskflow.database import Connection, connect
 from taskflow.embedded import private_server
@@ -232,3 +233,14 @@ def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for name in VARIABLES:
             os.environ.pop(name, None)
         yield tmp_path
+
+
+@pytest.fixture
+def workers(own_database: str, tmp_path: Path) -> Iterator[Workers]:
+    """Worker processes over a database of this test's own; what still runs is killed after it."""
+    with watching(own_database) as database:
+        workers = Workers(tmp_path, database)
+        try:
+            yield workers
+        finally:
+            workers.end()

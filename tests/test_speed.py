@@ -1,27 +1,15 @@
 """A guard against losing the engine's speed: ratios within one run and counts, never seconds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from commands import run, until
-from support import Workers, watching
+from support import Workers
 
 TASKS = 1_000
 
 WRITTEN = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 """Transactions of the whole server that wrote something, so far; looking takes none."""
-
-
-@pytest.fixture
-def workers(own_database: str, tmp_path: Path) -> Iterator[Workers]:
-    with watching(own_database) as database:
-        workers = Workers(tmp_path, database)
-        try:
-            yield workers
-        finally:
-            workers.end()
 
 
 def test_a_drain_is_not_far_from_hand_written_sql(work_dir: Path, server: str) -> None:

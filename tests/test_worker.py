@@ -3,7 +3,6 @@
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,16 +17,6 @@ from taskflow.migrate import migrate
 SLOW_POLL = {"WORKER_POLL_IN_SECONDS": "60"}
 """So slow that whoever is found within PROMPTLY was not found by polling."""
 PROMPTLY = 10.0
-
-
-@pytest.fixture
-def workers(own_database: str, tmp_path: Path) -> Iterator[Workers]:
-    with watching(own_database) as database:
-        workers = Workers(tmp_path, database)
-        try:
-            yield workers
-        finally:
-            workers.end()
 
 
 def test_a_task_goes_its_whole_way(workers: Workers):
