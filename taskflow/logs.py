@@ -2,10 +2,13 @@
 
 import logging
 import sys
+import traceback
 from contextvars import ContextVar
+from typing import TextIO
 
+import psycopg
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from taskflow.model import ClaimedTask
 
@@ -25,9 +28,9 @@ def configure(level: str) -> None:
     pretty = sys.stderr.isatty()
     rendering: list[Processor] = (
         # Without the values of variables, which rich would show: payloads, DSNs and tokens are among them.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.ExceptionRenderer(_format_traceback), structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -47,6 +50,30 @@ def configure(level: str) -> None:
     root.setLevel(level.upper())
     logging.getLogger("yoyo").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def without_detail(error: BaseException, text: str | None = None) -> str:
+    """*text*, or else the message of *error*, without Postgres's details: they quote rows, and so payloads."""
+    text = str(error) if text is None else text
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, psycopg.Error) and one.diag.message_detail:
+            text = text.replace(one.diag.message_detail, "(left out, for it may quote a row)")
+    return text
+
+
+def _format_traceback(exc_info: ExcInfo) -> str:
+    return without_detail(exc_info[1], "".join(traceback.format_exception(exc_info[1]))).rstrip()
+
+
+def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    out.write("\n" + _format_traceback(exc_info))
 
 
 def _name_the_task(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -182,6 +182,20 @@ def misuse(client: httpx.Client, tokens: list[str], payload: str, ears: Ears) ->
         ears.hear(path, client.get(path).text)
 
 
+BREAK = """
+ALTER TABLE taskflow.tasks RENAME created_at TO made_at;
+CREATE FUNCTION taskflow.break_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'broken' USING ERRCODE = 'internal_error', DETAIL = NEW::text;
+END $$;
+CREATE TRIGGER break_insert BEFORE INSERT ON taskflow.tasks FOR EACH ROW EXECUTE FUNCTION taskflow.break_insert();
+"""
+MEND = """
+DROP FUNCTION taskflow.break_insert() CASCADE;
+ALTER TABLE taskflow.tasks RENAME made_at TO created_at;
+"""
+
+
 def fail_tasks(dsn: str, client: httpx.Client, token: str, payload: str) -> None:
     """Have tasks that fail in their handler, by their payload, and in the database."""
     client.headers.update(bearing(token))
@@ -193,10 +207,10 @@ def fail_tasks(dsn: str, client: httpx.Client, token: str, payload: str) -> None
         conn.execute("ALTER TABLE taskflow.tasks ADD CONSTRAINT nothing_fits CHECK (name <> 'a letter') NOT VALID")
         assert client.post("/tasks", json=letter(payload)).status_code == 400
         conn.execute("ALTER TABLE taskflow.tasks DROP CONSTRAINT nothing_fits")
-        conn.execute("ALTER TABLE taskflow.tasks RENAME name TO title")
+        conn.execute(BREAK)  # what no worker needs, for it would stop
         assert client.post("/tasks", json=letter(payload)).status_code == 500
         assert client.get(f"/tasks/{id}").status_code == 500
-        conn.execute("ALTER TABLE taskflow.tasks RENAME title TO name")
+        conn.execute(MEND)
     client.headers.pop("Authorization")
 
 

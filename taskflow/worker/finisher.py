@@ -9,6 +9,7 @@ import psycopg
 import structlog
 
 from taskflow.database import AWAY, Connection
+from taskflow.logs import without_detail
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.queue.finish import fail, release, retry, succeed, succeed_with_results
 from taskflow.worker.link import Link
@@ -113,7 +114,11 @@ class Finisher:
             return
         ((task, outcome),) = batch
         log.error(
-            "outcome.refused", task_id=task.id, attempt=task.attempt, outcome=type(outcome).__name__, reason=str(error)
+            "outcome.refused",
+            task_id=task.id,
+            attempt=task.attempt,
+            outcome=type(outcome).__name__,
+            reason=without_detail(error),
         )
         if not isinstance(outcome, Failed) or not outcome.error.startswith("OutcomeRefused"):
             await self._record_surely([(task, Failed(f"OutcomeRefused: {type(error).__name__}"))])
