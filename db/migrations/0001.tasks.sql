@@ -26,6 +26,7 @@ CREATE TABLE taskflow.tasks (
     max_attempts integer NOT NULL DEFAULT 5,          -- a fresh budget raises it
     priority     taskflow.priority NOT NULL DEFAULT 'normal',
     status       taskflow.status NOT NULL DEFAULT 'queued',
+    held         boolean NOT NULL DEFAULT false,      -- some gate keeps it from being claimed, however due it is
     name         taskflow.label NOT NULL,
     type         taskflow.label NOT NULL,
     unique_key   text,
@@ -53,7 +54,7 @@ WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
       autovacuum_vacuum_cost_delay = 0);
 
 -- The claim reads this in order. No index stands on status alone: it would be rewritten at every step.
-CREATE INDEX tasks_ready ON taskflow.tasks (priority, scheduled_at, id) WHERE status = 'queued';
+CREATE INDEX tasks_ready ON taskflow.tasks (priority, scheduled_at, id) WHERE status = 'queued' AND NOT held;
 CREATE INDEX tasks_running ON taskflow.tasks (worker_id) WHERE status = 'running';
 CREATE INDEX tasks_failed ON taskflow.tasks (updated_at, id) WHERE status = 'failed';
 CREATE INDEX tasks_cancelled ON taskflow.tasks (updated_at, id) WHERE status = 'cancelled';

@@ -22,7 +22,7 @@ CREATE FUNCTION taskflow.wake_for_new_task() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Asked again, for the first yes may have been another enqueue that asked at the same instant.
-    IF NEW.status = 'queued' THEN
+    IF NEW.status = 'queued' AND NOT NEW.held THEN
         PERFORM taskflow.wake(NEW.priority);
     END IF;
     RETURN NULL;

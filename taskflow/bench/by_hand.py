@@ -15,7 +15,7 @@ SET status = 'running', attempt = attempt + 1, worker_id = 0, started_at = now()
 WHERE id = ANY (ARRAY(
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'queued' AND priority = 'normal' AND scheduled_at <= now()
+    WHERE status = 'queued' AND NOT held AND priority = 'normal' AND scheduled_at <= now()
     ORDER BY priority, scheduled_at, id
     LIMIT %(batch)s
     FOR UPDATE SKIP LOCKED

@@ -37,7 +37,8 @@ WHERE task.id = ANY (ARRAY(
         CROSS JOIN LATERAL (
             SELECT ready.id
             FROM taskflow.tasks AS ready
-            WHERE ready.status = 'queued' AND ready.priority = mark.priority AND ready.scheduled_at <= now()
+            WHERE ready.status = 'queued' AND NOT ready.held
+              AND ready.priority = mark.priority AND ready.scheduled_at <= now()
               AND (ready.scheduled_at, ready.id) > (to_timestamp(mark.scheduled_at), mark.id)
             ORDER BY ready.scheduled_at, ready.id
             LIMIT %(limit)s
@@ -88,7 +89,8 @@ FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
 CROSS JOIN LATERAL (
     SELECT later.scheduled_at
     FROM taskflow.tasks AS later
-    WHERE later.status = 'queued' AND later.priority = wanted.priority AND later.scheduled_at > now()
+    WHERE later.status = 'queued' AND NOT later.held
+      AND later.priority = wanted.priority AND later.scheduled_at > now()
     ORDER BY later.scheduled_at
     LIMIT 1
 ) AS next

@@ -10,7 +10,8 @@ RECOVER_QUEUED = """
 WITH old AS (
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'queued' AND scheduled_at <= now() AND updated_at <= now() - make_interval(secs => %(past_seconds)s)
+    WHERE status = 'queued' AND NOT held AND scheduled_at <= now()
+      AND updated_at <= now() - make_interval(secs => %(past_seconds)s)
     ORDER BY priority, scheduled_at, id
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -18,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 Ended = tuple[ClaimedTask, Outcome]
 
+FollowUp = Callable[[Connection, Sequence[int]], Awaitable[None]]
+"""What a feature does after a batch was recorded, given the ids in it; it must come right without, only later."""
+
 BATCH: Final = 1000
 BACKLOG: Final = 4 * BATCH
 """With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
@@ -29,13 +33,14 @@ TOO_MUCH: Final = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.Statement
 class Finisher:
     """Keeps outcomes until Postgres has them, also across lost connections.
 
-    *woken* is set when a retry that was recorded becomes due.
+    *woken* is set when a retry that was recorded becomes due. *follow_ups* are called after each recorded batch.
     """
 
-    def __init__(self, link: Link, worker: int, woken: asyncio.Event) -> None:
+    def __init__(self, link: Link, worker: int, woken: asyncio.Event, follow_ups: Sequence[FollowUp] = ()) -> None:
         self._link = link
         self._worker = worker
         self._woken = woken
+        self._follow_ups = follow_ups
         self._pending: list[Ended] = []
         self._in_flight: list[Ended] = []
         self._wake = asyncio.Event()
@@ -104,7 +109,19 @@ class Finisher:
             else:
                 self._link.works()
                 self._tell(batch, recorded, certain=tries == 0)
+                if self._follow_ups:
+                    await self._follow_up(conn, [task.id for task, _ in batch])
                 return
+
+    async def _follow_up(self, conn: Connection, ids: Sequence[int]) -> None:
+        for follow_up in self._follow_ups:
+            try:
+                await follow_up(conn, ids)
+            except psycopg.Error as error:
+                log.warning("follow_up.failed", reason=without_detail(error).strip())
+                if isinstance(error, AWAY):
+                    await self._link.lost(error)
+                    return
 
     async def _record_one_by_one(self, conn: Connection, batch: list[Ended], error: psycopg.Error) -> None:
         """Record what Postgres accepts; an outcome that it refuses fails its task with Postgres's words."""
