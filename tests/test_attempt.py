@@ -19,7 +19,8 @@ from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import Handler, Registry
 from taskflow.retry import Backoff
-from taskflow.worker.attempt import ERROR_LIMIT, RESULT_LIMIT, Attempt, Interruption, run_attempt, storable
+from taskflow.storable import storable
+from taskflow.worker.attempt import ERROR_LIMIT, RESULT_LIMIT, Attempt, Interruption, run_attempt
 
 LIMIT = 15.0
 
@@ -125,8 +126,19 @@ class BrokenStr(Exception):
         {"key \x00": 1},
         {("a", "tuple"): 1},
         msgspec.Raw(b'"\xff"'),
+        msgspec.Raw(rb'"\ud83d"'),
+        "a backslash and a NUL \\\x00",
     ],
-    ids=["a class of its own", "NUL", "lone surrogate", "NUL in a key", "tuple as key", "broken UTF-8"],
+    ids=[
+        "a class of its own",
+        "NUL",
+        "lone surrogate",
+        "NUL in a key",
+        "tuple as key",
+        "broken UTF-8",
+        "half of a pair, escaped",
+        "NUL after a backslash",
+    ],
 )
 async def test_a_result_that_postgres_cannot_hold_is_dropped_and_the_task_succeeds(
     threads: ThreadPoolExecutor, result: object
@@ -135,6 +147,13 @@ async def test_a_result_that_postgres_cannot_hold_is_dropped_and_the_task_succee
         return result
 
     assert await outcome_of(threads, work) == Succeeded(None)
+
+
+@pytest.mark.parametrize("result", [r"\u0000", r"C:\u0000 \ud83d", "😀", msgspec.Raw(rb'"\ud83d\ude00"')], ids=ascii)
+async def test_a_result_that_only_looks_as_if_postgres_could_not_hold_it_is_kept(
+    threads: ThreadPoolExecutor, result: object
+):
+    assert await outcome_of(threads, lambda: result) == Succeeded(msgspec.json.encode(result))
 
 
 async def test_a_result_nested_without_end_is_dropped(threads: ThreadPoolExecutor):

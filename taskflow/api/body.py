@@ -13,6 +13,7 @@ from taskflow.errors import InvalidTask
 from taskflow.model import NewTask, Priority, Time
 from taskflow.registry import Registry
 from taskflow.settings import Settings
+from taskflow.storable import is_storable
 
 CENTURY: Final = 100 * 365.25 * 86_400  # seconds
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,11 +67,6 @@ _text: Final = msgspec.json.Decoder(str)
 
 FIELD_NAMED: Final = re.compile(r"field `([^`]*)`")
 """In msgspec's message about a missing or an unknown field."""
-
-STORABLE_ESCAPES: Final = re.compile(
-    rb"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+", re.DOTALL
-)
-"""JSON without \\u0000 and without half of a surrogate pair, which jsonb cannot hold."""
 
 
 def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
@@ -132,6 +128,6 @@ def _payload(given: Raw) -> bytes:
         raise InvalidTask("payload", f"not text in UTF-8: {error}") from error
     if not payload.startswith(b"{"):
         raise InvalidTask("payload", "expected a JSON object, or a string that holds one")
-    if b"\0" in payload or (rb"\u" in payload and not STORABLE_ESCAPES.fullmatch(payload)):
+    if not is_storable(payload):
         raise InvalidTask("payload", r"its texts must not hold \u0000 or half of a surrogate pair")
     return payload

@@ -17,6 +17,7 @@ from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
 from taskflow.retry import Backoff
+from taskflow.storable import is_storable, storable
 
 log = structlog.get_logger(__name__)
 
@@ -138,11 +139,6 @@ def _message(error: BaseException) -> str:
         return f"(its message cannot be had: {type(broken).__name__})"
 
 
-def storable(text: str) -> str:
-    """*text* without what a Postgres text cannot hold: NUL and lone surrogates are written as escapes."""
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
 def encode_result(result: object) -> bytes | None:
     """*result* as JSON, or None, with a line in the log, if it cannot be kept."""
     try:
@@ -151,10 +147,10 @@ def encode_result(result: object) -> bytes | None:
     except BaseException as error:  # noqa: BLE001 – the user's own types may raise anything
         log.warning("result.dropped", reason=f"it cannot be written as JSON: {_message(error)}")
         return None
-    if len(encoded) > RESULT_LIMIT or b"\\u0000" in encoded:
-        reason = (
-            "it holds a NUL" if len(encoded) <= RESULT_LIMIT else f"{len(encoded)} bytes are more than {RESULT_LIMIT}"
-        )
-        log.warning("result.dropped", reason=reason)
+    if len(encoded) > RESULT_LIMIT:
+        log.warning("result.dropped", reason=f"{len(encoded)} bytes are more than {RESULT_LIMIT}")
+        return None
+    if not is_storable(encoded):
+        log.warning("result.dropped", reason="its texts hold a NUL or half of a surrogate pair")
         return None
     return encoded
