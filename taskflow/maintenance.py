@@ -1,11 +1,8 @@
-"""What any worker does now and then for all: a step function for each chore, and the loop that calls it."""
-
-import asyncio
-from collections.abc import Awaitable, Callable
+"""What any worker does now and then for all: a step function for each chore."""
 
 import structlog
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import Connection
 from taskflow.queue.rescue import find_gone, rescue
 
 log = structlog.get_logger(__name__)
@@ -29,16 +26,3 @@ async def rescue_all(conn: Connection, worker: int) -> int:
     while (batch := await rescue(conn, worker, BATCH)) == BATCH:
         rescued += batch
     return rescued + batch
-
-
-async def every(seconds: float, stop: asyncio.Event, step: Callable[[], Awaitable[object]]) -> None:
-    """Call *step* every *seconds* until *stop*; while Postgres is away the step is skipped, and a line says so."""
-    while not stop.is_set():
-        try:
-            await step()
-        except AWAY as error:
-            log.warning("maintenance.skipped", reason=str(error).strip())
-        try:
-            await asyncio.wait_for(stop.wait(), seconds)
-        except TimeoutError:
-            continue

@@ -7,7 +7,7 @@ import pytest
 from conftest import Connect, MakeTask, MakeWorker, ask, history, look
 
 from taskflow.database import Connection
-from taskflow.maintenance import BATCH, every, rescue_once
+from taskflow.maintenance import BATCH, rescue_once
 from taskflow.model import EVERYDAY, Status
 from taskflow.queue.claim import claim
 from taskflow.queue.rescue import find_gone, rescue
@@ -173,27 +173,3 @@ async def test_a_rescue_takes_a_batch_at_a_time_until_nothing_is_left(conn: Conn
     )
     assert await rescue(conn, gone, limit=2) == 2
     assert await rescue_once(conn, LEASE) == 2 * BATCH + 1
-
-
-async def test_a_chore_is_repeated_until_it_is_stopped_also_if_postgres_was_away(conn: Connection):
-    stop, calls = asyncio.Event(), 0
-
-    async def chore() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            stop.set()
-        if calls == 1:
-            await conn.close()
-        await conn.execute("SELECT 1")
-
-    await every(0, stop, chore)
-    assert calls == 3
-
-
-async def test_an_error_of_our_own_ends_the_chore(conn: Connection):
-    async def chore() -> None:
-        await conn.execute("SELECT nonsense")
-
-    with pytest.raises(Exception, match="nonsense"):
-        await every(0, asyncio.Event(), chore)

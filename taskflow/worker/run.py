@@ -10,11 +10,12 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from taskflow.database import connect
+from taskflow.database import Connection
 from taskflow.errors import PresenceLost
-from taskflow.maintenance import every, rescue_all, rescue_once
+from taskflow.maintenance import rescue_all, rescue_once
 from taskflow.model import Priority
 from taskflow.registry import Registry
+from taskflow.worker.chores import Chore, do_chores
 from taskflow.worker.claimer import Claimer
 from taskflow.worker.finisher import Finisher
 from taskflow.worker.health import serve_health
@@ -27,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 0.1
 STATEMENT_SECONDS: Final = 30.0
-BOUNDS: Final = "SELECT set_config('statement_timeout', '30s', false), set_config('lock_timeout', '5s', false)"
 FLUSH_SECONDS: Final = 10.0
 """How long a stopping worker tries to record its last outcomes; the rescue has them after that."""
 
@@ -114,14 +114,19 @@ async def _work(
     woken: asyncio.Event,
 ) -> bool:
     """Claim and run until *stop*, then end what runs; whether every handler has ended."""
-    async with _link(dsn, options, "claim") as claims, _link(dsn, options, "finish") as finishes:
+    async with (
+        _link(dsn, options, "claim") as claims,
+        _link(dsn, options, "finish") as finishes,
+        _link(dsn, options, "maintain") as maintains,
+    ):
         worker = registration.worker
         finisher = Finisher(finishes, worker, woken)
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add)
         claimer = Claimer(claims, worker, options.priorities, slots, finisher, woken, poll=options.poll)
+        chores = [_rescue(options, presence, registration, Strays(worker, slots, finisher))]
         jobs = [
             asyncio.create_task(finisher.run()),
-            asyncio.create_task(_maintain(dsn, options, presence, registration, Strays(worker, slots, finisher), stop)),
+            asyncio.create_task(do_chores(maintains, chores, stop)),
             asyncio.create_task(_sweep(slots)),
         ]
         with _health(options, presence, claims):
@@ -164,32 +169,23 @@ async def _sweep(slots: Slots) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def _maintain(
-    dsn: str,
-    options: WorkerOptions,
-    presence: Presence,
-    registration: Registration,
-    strays: Strays,
-    stop: asyncio.Event,
-) -> None:
+def _rescue(options: WorkerOptions, presence: Presence, registration: Registration, strays: Strays) -> Chore:
     """Rescue: at once what former workers of this name left, then now and then what any worker left that is gone.
 
     And put back what this worker claimed without learning of it.
     """
     former = list(registration.former)
 
-    async def step() -> None:
-        async with await connect(dsn, f"taskflow maintain {options.name}") as conn:
-            await conn.execute(BOUNDS)
-            while former:
-                rescued = await rescue_all(conn, former[-1])
-                log.info("worker.took_over", worker=options.name, rescued=rescued)
-                former.pop()
-            await strays.put_back(conn)
-            if presence.is_steady:
-                await rescue_once(conn, options.lease)
+    async def step(conn: Connection) -> None:
+        while former:
+            rescued = await rescue_all(conn, former[-1])
+            log.info("worker.took_over", worker=options.name, rescued=rescued)
+            former.pop()
+        await strays.put_back(conn)
+        if presence.is_steady:
+            await rescue_once(conn, options.lease)
 
-    await every(options.lease / 5, stop, step)
+    return Chore(options.lease / 5, step)
 
 
 async def _cancel(jobs: Sequence[asyncio.Task[None]]) -> None:
