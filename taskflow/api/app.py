@@ -8,7 +8,7 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import batch, docs, health, problems, tasks
+from taskflow.api import actions, batch, docs, health, problems, tasks
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.enqueuer import open_enqueuer
 from taskflow.api.headers import harden
@@ -20,7 +20,15 @@ from taskflow.database import open_pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
-ROUTES: Final = (tasks.add_task, tasks.show_task, tasks.show_history, health.readiness, health.liveness)
+ROUTES: Final = (
+    tasks.add_task,
+    tasks.show_task,
+    tasks.show_history,
+    actions.cancel_task,
+    actions.retry_task,
+    health.readiness,
+    health.liveness,
+)
 BATCH: Final = (batch.add_tasks,)
 """Routes that take larger bodies than the others."""
 

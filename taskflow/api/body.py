@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -14,6 +14,8 @@ from taskflow.model import NewTask, Priority, Time
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 from taskflow.storable import is_storable
+
+T = TypeVar("T")
 
 CENTURY: Final = 100 * 365.25 * 86_400  # seconds
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,9 +76,8 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
 
     Raises InvalidRequest if it is no JSON, InvalidTask or UnknownTaskType if the task cannot be enqueued.
     """
-    request = _decode(body)
-    if "\0" in request.name:
-        raise InvalidTask("name", "must not hold the character U+0000")
+    request = decode(_decoder, body, "a task")
+    check_text("name", request.name)
     if request.priority is Priority.TEST and not settings.enable_test_queue:
         raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
     if request.scheduled_at is not None:
@@ -96,18 +97,25 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     )
 
 
-def _decode(body: bytes) -> TaskRequest:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    """What *body* holds; *what* it should be is said in the InvalidRequest or InvalidTask that is raised otherwise."""
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         if named := FIELD_NAMED.search(problem):
             path = named[1]
-        raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"not a task: {problem}") from error
+        raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"not {what}: {problem}") from error
     except RecursionError as error:
         raise InvalidRequest("nested too deeply") from error
     except ValueError as error:
         raise InvalidRequest(f"not JSON in UTF-8: {error}") from error
+
+
+def check_text(field: str, text: str) -> None:
+    """Raises InvalidTask if Postgres cannot hold *text*."""
+    if "\0" in text:
+        raise InvalidTask(field, "must not hold the character U+0000")
 
 
 def _check_schedule(scheduled_at: datetime, delay: float | None) -> None:

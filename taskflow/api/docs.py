@@ -14,6 +14,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
 from taskflow.api import examples
+from taskflow.api.actions import Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
@@ -27,7 +28,7 @@ from taskflow.settings import Settings
 
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 
-BODIES: Final = (TaskRequest, Added, AddedTasks, TaskView, History, Problem, Ready, Alive)
+BODIES: Final = (TaskRequest, Cancellation, Added, AddedTasks, TaskView, History, Problem, Ready, Alive)
 
 TOKEN: Final = {
     "type": "http",
@@ -70,14 +71,16 @@ class Document(JsonRenderPlugin):
                 NDJSON: {"schema": {"type": "string"}, "example": examples.LINES},
             },
         )
+        cancellation = {"$ref": "#/components/schemas/Cancellation"}
+        _take(paths["/tasks/{id}/cancel"], {JSON: {"schema": cancellation}}, required=False)
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body
         return document | {"paths": paths, "components": {"schemas": schemas, "securitySchemes": {"token": TOKEN}}}
 
 
-def _take(path: dict[str, Any], content: dict[str, Any]) -> None:
+def _take(path: dict[str, Any], content: dict[str, Any], *, required: bool = True) -> None:
     """Describe what POST takes on *path*."""
-    path["post"]["requestBody"] = {"required": True, "content": content}
+    path["post"]["requestBody"] = {"required": required, "content": content}
 
 
 class Page(OpenAPIRenderPlugin):

@@ -18,6 +18,7 @@ from taskflow.api.limits import TooManyRequests
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
 from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
+from taskflow.model import Status
 from taskflow.scopes import Scope
 
 log = structlog.get_logger(__name__)
@@ -68,6 +69,14 @@ class InvalidBatch(TaskflowError):
         self.errors = list(errors[:LISTED])
 
 
+class WrongStatus(TaskflowError):
+    """The task is in a status from which it cannot be changed so."""
+
+    def __init__(self, status: Status, rule: str) -> None:
+        super().__init__(f"the task is {status.value}; {rule}")
+        self.status = status
+
+
 class TaskNotFound(NotFoundException):
     """No task has this id."""
 
@@ -114,6 +123,8 @@ def problem_of(error: Exception) -> Problem:
             return structs.replace(_of("invalid-batch", "Invalid batch", 400, str(error)), errors=error.errors)
         case InvalidRequest():
             return _of("invalid-request", "Invalid request", 400, str(error), error.field)
+        case WrongStatus():
+            return _of("wrong-status", "Wrong status", 409, str(error))
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body
             return _of("invalid-request", "Invalid request", 400, "the body breaks off")
         case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -56,8 +56,18 @@ class History(Struct, frozen=True):
     history: list[HistoryEntry]
 
 
-def _not_an_integer() -> InvalidRequest:
+def not_an_integer() -> InvalidRequest:
+    """What is said of an id that is none."""
     return InvalidRequest("id: expected an integer", "id")
+
+
+def read_id(id: str) -> int:
+    """The id as a number that Postgres can look up; Python's int() would read more than ASCII digits."""
+    if not re.fullmatch(r"-?[0-9]+", id):
+        raise not_an_integer()
+    if len(id) > len(str(-LARGEST_ID)) or abs(int(id)) > LARGEST_ID:
+        raise TaskNotFound
+    return int(id)
 
 
 @post(
@@ -91,11 +101,11 @@ async def add_task(request: ApiRequest) -> Added:
     summary="A task as it stands",
     response_description="The task",
     tags=["tasks"],
-    responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
+    responses=documented(not_an_integer(), TaskNotFound(), TimeoutError()),
 )
 async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
     """Its status, and what is known beside it."""
-    number = _number(id)
+    number = read_id(id)
     async with services(request).pool.connection() as conn:
         task = await queries.find_task(conn, number)
     if task is None:
@@ -111,11 +121,11 @@ async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
     summary="A task's changes of status",
     response_description="Its history",
     tags=["tasks"],
-    responses=documented(_not_an_integer(), TaskNotFound(), TimeoutError()),
+    responses=documented(not_an_integer(), TaskNotFound(), TimeoutError()),
 )
 async def show_history(request: ApiRequest, id: TaskId) -> History:
     """Oldest first; empty while the task waits for its first attempt."""
-    number = _number(id)
+    number = read_id(id)
     async with services(request).pool.connection() as conn:
         transitions = await queries.find_history(conn, number)
     if transitions is None:
@@ -126,12 +136,3 @@ async def show_history(request: ApiRequest, id: TaskId) -> History:
             for transition in transitions
         ]
     )
-
-
-def _number(id: str) -> int:
-    """The id as a number that Postgres can look up; Python's int() would read more than ASCII digits."""
-    if not re.fullmatch(r"-?[0-9]+", id):
-        raise _not_an_integer()
-    if len(id) > len(str(-LARGEST_ID)) or abs(int(id)) > LARGEST_ID:
-        raise TaskNotFound
-    return int(id)

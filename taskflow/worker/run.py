@@ -15,6 +15,8 @@ from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
 from taskflow.model import Priority
 from taskflow.registry import Registry
+from taskflow.worker.bell import Bell
+from taskflow.worker.cancellations import Cancellations
 from taskflow.worker.chores import Chore, do_chores
 from taskflow.worker.claimer import Claimer
 from taskflow.worker.finisher import Finisher
@@ -52,15 +54,15 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
     A second signal ends the process at once. Raises WorkerIdTaken if the name is held by a live worker.
     """
     loop = asyncio.get_running_loop()
-    stop, woken = asyncio.Event(), asyncio.Event()
+    stop, bell = asyncio.Event(), Bell()
     lost: list[PresenceLost] = []
 
     def on_lost(error: PresenceLost) -> None:
         lost.append(error)
         loop.call_soon_threadsafe(stop.set)
 
-    def wake(_priority: str) -> None:
-        loop.call_soon_threadsafe(woken.set)
+    def ring(payload: str) -> None:
+        loop.call_soon_threadsafe(bell.ring, payload)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop)
@@ -70,7 +72,7 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
         options.priorities,
         options.concurrency,
         lease=options.lease,
-        on_wake=wake,
+        on_wake=ring,
         on_lost=on_lost,
     )
     registration = await asyncio.wrap_future(presence.start())
@@ -78,7 +80,7 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
         "worker.started", worker=options.name, priorities=list(options.priorities), concurrency=options.concurrency
     )
     try:
-        all_ended = await _work(options, registry, dsn, presence, registration, stop, woken)
+        all_ended = await _work(options, registry, dsn, presence, registration, stop, bell)
     finally:
         await asyncio.to_thread(presence.stop)
     status = 1 if lost else 0
@@ -111,7 +113,7 @@ async def _work(
     presence: Presence,
     registration: Registration,
     stop: asyncio.Event,
-    woken: asyncio.Event,
+    bell: Bell,
 ) -> bool:
     """Claim and run until *stop*, then end what runs; whether every handler has ended."""
     async with (
@@ -120,13 +122,19 @@ async def _work(
         _link(dsn, options, "maintain") as maintains,
     ):
         worker = registration.worker
-        finisher = Finisher(finishes, worker, woken)
+        finisher = Finisher(finishes, worker, bell.woken)
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add)
-        claimer = Claimer(claims, worker, options.priorities, slots, finisher, woken, poll=options.poll)
-        chores = [_rescue(options, presence, registration, Strays(worker, slots, finisher))]
+        claimer = Claimer(claims, worker, options.priorities, slots, finisher, bell.woken, poll=options.poll)
+        cancellations = Cancellations(worker, slots)
+        bell.on("cancel", cancellations.hear)
+        chores = [
+            _rescue(options, presence, registration, Strays(worker, slots, finisher)),
+            Chore(options.lease / 5, cancellations.look),
+        ]
         jobs = [
             asyncio.create_task(finisher.run()),
             asyncio.create_task(do_chores(maintains, chores, stop)),
+            asyncio.create_task(cancellations.look_when_told(dsn, options.name)),
             asyncio.create_task(_sweep(slots)),
         ]
         with _health(options, presence, claims):

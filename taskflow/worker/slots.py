@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from taskflow.model import ClaimedTask, Outcome
+from taskflow.model import Cancelled, ClaimedTask, Outcome
 from taskflow.registry import Registry
 from taskflow.worker.attempt import Attempt, Interruption, run_attempt
 
@@ -71,7 +71,19 @@ class Slots:
     def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
         if not attempt.reported:
             attempt.reported = True
-            self._report(attempt.task, outcome)
+            is_cancelled = attempt.interruption is Interruption.CANCELLED  # a sync handler may have ended in any way
+            self._report(attempt.task, Cancelled() if is_cancelled else outcome)
+
+    def interrupt(self, claims: set[tuple[int, int]], why: Interruption) -> int:
+        """Interrupt the attempts of *claims*, id and attempt, unless they are already; how many it were."""
+        interrupted = 0
+        for attempt in self._running if claims else ():
+            task = attempt.task
+            if (task.id, task.attempt) in claims and attempt.interruption is None:
+                attempt.interrupt(why)
+                interrupted += 1
+                log.info("attempt.interrupted", task_id=task.id, attempt=task.attempt, type=task.type, reason=why.value)
+        return interrupted
 
     async def wait_for_free(self) -> None:
         """Return once a slot is free."""
