@@ -40,6 +40,10 @@ fuzz examples="200":
 demo *args:
     uv run --frozen taskflow demo "$@"
 
+# Render the Helm chart with its value files, and hold it against Kubernetes' schemas (fetches 100 MB once).
+chart *args:
+    uv run --frozen --group charts pytest tests/test_chart.py "$@"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"

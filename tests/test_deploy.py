@@ -12,13 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from taskflow import settings
 
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent
-MANIFESTS = ROOT / "deploy" / "kubernetes"
 WORKERS = [f"worker-{priority}" for priority in ("high", "normal", "low")]
 
 
@@ -162,160 +161,6 @@ def test_compose_knows_each_variable_and_keeps_the_password_out(compose: Compose
         if service.image.startswith("taskflow"):
             assert set(service.environment) <= set(settings.VARIABLES)
             assert str(service.environment["DB_PASSWORD"]).startswith("${POSTGRES_PASSWORD:?")
-
-
-# --- Kubernetes -------------------------------------------------------------------------------------------------------
-
-
-class Probe(Struct, rename="camel"):
-    http_get: dict[str, str]
-
-
-class Container(Struct, rename="camel"):
-    name: str
-    image: str
-    args: list[str]
-    resources: dict[str, dict[str, str]]
-    security_context: dict[str, Any]
-    readiness_probe: Probe | None = None
-    liveness_probe: Probe | None = None
-    env: list[dict[str, Any]] = []
-
-
-class Pod(Struct, rename="camel"):
-    containers: list[Container]
-    security_context: dict[str, Any]
-    automount_service_account_token: bool
-    termination_grace_period_seconds: int = 30
-    restart_policy: str = "Always"
-
-
-class Template(Struct):
-    metadata: dict[str, dict[str, str]]
-    spec: Pod
-
-
-class JobSpec(Struct):
-    template: Template
-
-
-class JobTemplate(Struct):
-    spec: JobSpec
-
-
-class Spec(Struct, rename="camel"):
-    template: Template | UnsetType = UNSET
-    job_template: JobTemplate | UnsetType = UNSET
-    selector: dict[str, Any] = {}
-    strategy: dict[str, str] = {}
-    suspend: bool = False
-
-
-class Manifest(Struct, rename="camel"):
-    kind: str
-    metadata: dict[str, Any]
-    spec: Spec = msgspec.field(default_factory=Spec)
-    data: dict[str, str] = {}
-
-    @property
-    def name(self) -> str:
-        return self.metadata["name"]
-
-    @property
-    def pod(self) -> Pod:
-        template = self.spec.template
-        if isinstance(self.spec.job_template, JobTemplate):
-            template = self.spec.job_template.spec.template
-        assert isinstance(template, Template)
-        return template.spec
-
-
-def manifests(path: Path) -> list[Manifest]:
-    documents = path.read_text().split("\n---\n")
-    return [msgspec.yaml.decode(document, type=Manifest) for document in documents]
-
-
-def all_manifests() -> list[Manifest]:
-    paths = sorted(path for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml")
-    return [manifest for path in paths for manifest in manifests(path)]
-
-
-def with_pods() -> list[Manifest]:
-    return [manifest for manifest in all_manifests() if manifest.kind in {"Deployment", "Job", "CronJob"}]
-
-
-def config() -> dict[str, str]:
-    (found,) = [manifest for manifest in all_manifests() if manifest.kind == "ConfigMap"]
-    return found.data
-
-
-def test_kustomization_lists_every_manifest_but_the_example_secret() -> None:
-    listed = msgspec.yaml.decode((MANIFESTS / "kustomization.yaml").read_text(), type=dict[str, Any])["resources"]
-    files = {path.name for path in MANIFESTS.glob("*.yaml")}
-    assert set(listed) == files - {"kustomization.yaml", "secret.example.yaml"}
-
-
-def test_the_manifests_name_no_namespace() -> None:
-    assert not [manifest.name for manifest in all_manifests() if "namespace" in manifest.metadata]
-
-
-def test_the_manifests_are_a_server_three_workers_a_migration_and_a_suspended_recovery() -> None:
-    found = {(manifest.kind, manifest.name) for manifest in with_pods()}
-    deployments = {("Deployment", f"taskflow-{name}") for name in ["server", *WORKERS]}
-    assert found == {*deployments, ("Job", "taskflow-migrate"), ("CronJob", "taskflow-recovery")}
-    assert [manifest.spec.suspend for manifest in with_pods() if manifest.kind == "CronJob"] == [True]
-
-
-@pytest.mark.parametrize("manifest", with_pods(), ids=lambda manifest: manifest.name)
-def test_a_pod_is_restricted_and_limited(manifest: Manifest) -> None:
-    pod = manifest.pod
-    assert pod.automount_service_account_token is False
-    assert pod.security_context["runAsNonRoot"] is True
-    assert pod.security_context["seccompProfile"] == {"type": "RuntimeDefault"}
-    for container in pod.containers:
-        assert re.fullmatch(r"taskflow:\d+\.\d+\.\d+", container.image)
-        assert container.resources["limits"].keys() == {"cpu", "memory"} == container.resources["requests"].keys()
-        assert container.security_context == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-
-
-@pytest.mark.parametrize(
-    "manifest", [each for each in with_pods() if each.kind == "Deployment"], ids=lambda manifest: manifest.name
-)
-def test_a_deployment_is_probed_and_selects_its_own_pods(manifest: Manifest) -> None:
-    template = manifest.spec.template
-    assert isinstance(template, Template)
-    assert manifest.spec.selector["matchLabels"] == template.metadata["labels"]
-    for container in manifest.pod.containers:
-        assert container.readiness_probe is not None
-        assert container.readiness_probe.http_get["path"] == "/readiness"
-        assert container.liveness_probe is not None
-        assert container.liveness_probe.http_get["path"] == "/liveness"
-
-
-@pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_takes_its_id_from_its_pod_and_gets_more_than_its_grace(name: str) -> None:
-    (worker,) = manifests(MANIFESTS / f"{name}.yaml")
-    (container,) = worker.pod.containers
-    priority = name.removeprefix("worker-")
-    assert container.args == ["taskflow-worker", "--priority", priority, "--id", "$(POD_NAME)"]
-    assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in container.env
-    assert worker.spec.strategy == {"type": "Recreate"}
-    assert worker.pod.termination_grace_period_seconds > float(config()["WORKER_GRACE_IN_SECONDS"])
-
-
-def test_the_config_map_and_the_secret_hold_settings_that_exist() -> None:
-    secret = msgspec.yaml.decode((MANIFESTS / "secret.example.yaml").read_text(), type=dict[str, Any])
-    assert config().keys() | secret["stringData"].keys() <= settings.VARIABLES.keys()
-    assert "DB_PASSWORD" not in config()
-
-
-def test_a_cluster_is_not_served_without_tokens() -> None:
-    assert "ALLOW_ANONYMOUS" not in config()
-    assert "taskflow token create" in (ROOT / "deploy" / "README.md").read_text()
 
 
 # --- project ----------------------------------------------------------------------------------------------------------
