@@ -44,6 +44,10 @@ demo *args:
 chart *args:
     uv run --frozen --group charts pytest tests/test_chart.py "$@"
 
+# Test, build, and deploy to a local kind cluster: just kind --skip-tests
+kind *args:
+    deploy/kind.sh "$@"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"

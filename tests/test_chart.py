@@ -56,13 +56,12 @@ def merge(into: Values, other: Values) -> None:
 
 def render(given: Values, release: str = "taskflow") -> list[Manifest]:
     texts: dict[str, str] = chart().render(given, name=release, namespace="tasks")
-    documents = [
-        msgspec.yaml.decode(document, type=Manifest | None)
-        for name, text in texts.items()
-        if name.endswith(".yaml")
-        for document in re.split(r"^---$", text, flags=re.MULTILINE)
-    ]
-    return [document for document in documents if document]
+    return [manifest for name, text in texts.items() if name.endswith(".yaml") for manifest in manifests_of(text)]
+
+
+def manifests_of(text: str) -> list[Manifest]:
+    documents = re.split(r"^---$", text, flags=re.MULTILINE)
+    return [found for each in documents if (found := msgspec.yaml.decode(each, type=Manifest | None))]
 
 
 @cache
@@ -105,7 +104,9 @@ def test_helm_finds_nothing_to_criticise(name: str) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_what_is_rendered_fits_the_schemas_of_kubernetes(version: str) -> None:
-    seen: list[Manifest] = []
+    seen = manifests_of((ROOT / "deploy" / "kind-postgres.yaml").read_text())
+    for manifest in seen:
+        kubernetes.validate(manifest, version, strict=True)
     for name in FILES:
         for manifest in rendered(name):
             shape = manifest | {"metadata": {"name": "any"}}
