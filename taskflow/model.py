@@ -73,6 +73,7 @@ class ClaimedTask(Struct, frozen=True):
     payload: str
     name: str
     priority: str
+    scheduled_at: float = 0.0  # due since then, in Unix seconds by the database's clock
 
 
 class Succeeded(Struct, frozen=True):

@@ -57,8 +57,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30
     worker_poll_in_seconds: Annotated[Seconds, Meta(description="an idle worker looks again after this long")] = 1
     worker_lease_in_seconds: Annotated[Seconds, Meta(description="a worker silent for longer is taken for gone")] = 15
-    health_host: Annotated[str, Meta(description="address of a worker's health endpoints")] = "127.0.0.1"
-    health_port: Annotated[Port | None, Meta(description="port of a worker's health endpoints; unset: none")] = None
+    health_host: Annotated[str, Meta(description="address of a worker's health endpoints and metrics")] = "127.0.0.1"
+    health_port: Annotated[
+        Port | None, Meta(description="port of a worker's health endpoints and metrics; unset: none")
+    ] = None
     database_url: Annotated[str | None, Meta(description="libpq URL; wins over DB_HOST and its kin")] = None
     db_host: Annotated[str | None, Meta(description="database server")] = None
     db_port: Annotated[Port, Meta(description="database port")] = 5432

@@ -20,6 +20,10 @@ class Switch:
         return self.is_on
 
 
+def measure() -> bytes:
+    return b"taskflow_worker_ready 1\n"
+
+
 @pytest.fixture
 def ready() -> Switch:
     return Switch()
@@ -27,7 +31,7 @@ def ready() -> Switch:
 
 @pytest.fixture
 def port(ready: Switch) -> Iterator[int]:
-    with serve_health(HOST, 0, ready) as port:
+    with serve_health(HOST, 0, ready, measure) as port:
         yield port
 
 
@@ -54,8 +58,14 @@ def test_a_probe_may_carry_a_query(port: int):
     assert get(port, "/readiness?verbose=1") == (200, {"status": "ready"})
 
 
+def test_metrics_are_told_as_they_are_measured(port: int):
+    answer = httpx.get(f"http://{HOST}:{port}/metrics", trust_env=False, timeout=30)
+    assert (answer.status_code, answer.content) == (200, measure())
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4"
+
+
 def test_nothing_else_is_served(port: int):
-    for path in ("/", "/metrics", "/liveness/", "/readinesses"):
+    for path in ("/", "/metrics/", "/liveness/", "/readinesses"):
         assert get(port, path) == (404, {"status": "not found"})
     assert httpx.post(f"http://{HOST}:{port}/liveness", trust_env=False, timeout=30).status_code == 501
 
@@ -80,7 +90,7 @@ def test_probes_at_once_are_all_answered(port: int):
 def test_the_endpoints_are_answered_while_the_calling_thread_is_blocked(ready: Switch):
     """A handler that blocks the worker's event loop must not make its worker look dead."""
     answers: list[object] = []
-    with serve_health(HOST, 0, ready) as port:
+    with serve_health(HOST, 0, ready, measure) as port:
         probe = threading.Thread(target=lambda: answers.append(get(port, "/liveness")))
         probe.start()
         deadline = time.monotonic() + 30
@@ -90,10 +100,14 @@ def test_the_endpoints_are_answered_while_the_calling_thread_is_blocked(ready: S
 
 
 def test_the_port_is_free_again_afterwards_and_refused_while_it_is_taken(ready: Switch):
-    with serve_health(HOST, 0, ready) as port, pytest.raises(OSError), serve_health(HOST, port, ready):
+    with (
+        serve_health(HOST, 0, ready, measure) as port,
+        pytest.raises(OSError),
+        serve_health(HOST, port, ready, measure),
+    ):
         pass
     with pytest.raises(httpx.ConnectError):
         get(port, "/liveness")
-    with serve_health(HOST, port, ready) as again:
+    with serve_health(HOST, port, ready, measure) as again:
         assert again == port
         assert get(port, "/liveness") == (200, {"status": "up"})

@@ -105,18 +105,18 @@ def test_a_task_goes_its_whole_way_under_the_roles(work_dir: Path, database: str
         assert "permission denied" not in server.said + worker.said
 
 
-WORKERS = re.compile(r"taskflow\.(queries|queue|worker)\b")
-SERVERS = re.compile(r"taskflow\.(queries|queue\.enqueue|queue\.cancel|queue\.recover)\b")
+WORKERS = re.compile(r"taskflow\.(queries|stats|queue|worker)\b")
+SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|queue\.recover)\b")
 
 
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        *(("worker", name) for name in STATEMENTS if re.match(r"taskflow\.(queue|worker|queries)\b", name)),
+        *(("worker", name) for name in STATEMENTS if re.match(r"taskflow\.(queue|worker|queries|stats)\b", name)),
         *(
             ("api", name)
             for name in STATEMENTS
-            if re.match(r"taskflow\.(queries|queue\.(enqueue|cancel|recover))\b", name)
+            if re.match(r"taskflow\.(queries|stats|queue\.(enqueue|cancel|recover))\b", name)
         ),
         ("api", "taskflow.tokens.LIVE"),
         ("api", "taskflow.tokens.ANY"),

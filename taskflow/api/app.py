@@ -8,14 +8,16 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import actions, batch, docs, health, problems, tasks
+from taskflow.api import actions, batch, docs, health, metrics, problems, tasks, workers
 from taskflow.api.auth import Gate, open_to_all
+from taskflow.api.board import Board
 from taskflow.api.enqueuer import open_enqueuer
 from taskflow.api.headers import harden
 from taskflow.api.keyring import Keyring
 from taskflow.api.limits import RateLimit
 from taskflow.api.services import Services
 from taskflow.api.timing import TimeLimit
+from taskflow.api.traffic import Traffic
 from taskflow.database import open_pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -26,6 +28,9 @@ ROUTES: Final = (
     tasks.show_history,
     actions.cancel_task,
     actions.retry_task,
+    workers.list_workers,
+    workers.show_stats,
+    metrics.show_metrics,
     health.readiness,
     health.liveness,
 )
@@ -36,6 +41,8 @@ BATCH: Final = (batch.add_tasks,)
 def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
     """The API over the database at *dsn*, which must be migrated; it may be away at first, and now and then."""
 
+    traffic = Traffic()
+
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         limit = settings.server_time_out_in_seconds
@@ -43,7 +50,15 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
             open_pool(dsn, "taskflow api", max_size=settings.db_pool_max_conns, statement_timeout=limit) as pool,
             open_enqueuer(pool) as enqueuer,
         ):
-            app.state["services"] = Services(settings, registry, pool, enqueuer, Keyring(pool))
+            app.state["services"] = Services(
+                settings=settings,
+                registry=registry,
+                pool=pool,
+                enqueuer=enqueuer,
+                keyring=Keyring(pool),
+                board=Board(pool, settings.worker_lease_in_seconds),
+                traffic=traffic,
+            )
             yield
 
     batches = Router(
@@ -53,8 +68,8 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
     return Litestar(
         route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS],
         lifespan=[lifespan],
-        middleware=[TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
-        before_send=[harden],
+        middleware=[traffic, TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
+        before_send=[harden, traffic.count],
         exception_handlers=problems.ANSWERS,
         openapi_config=docs.describe(registry, settings),
         request_max_body_size=settings.server_max_body_bytes,

@@ -82,7 +82,9 @@ async def add_tasks(request: ApiRequest) -> AddedTasks:
         raise InvalidRequest(f"a batch has at most {most:,} tasks")
     tasks = await read_tasks(pieces, given)
     async with given.pool.connection() as conn:
-        return AddedTasks(await store(conn, tasks))
+        ids = await store(conn, tasks)
+    given.enqueuer.stored += len(ids)
+    return AddedTasks(ids)
 
 
 def split_array(body: bytes) -> list[Raw]:

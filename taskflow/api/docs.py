@@ -21,6 +21,7 @@ from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
 from taskflow.api.problems import Problem
 from taskflow.api.tasks import Added, History
+from taskflow.api.workers import Stats, Workers
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import TaskView
 from taskflow.registry import Registry
@@ -28,7 +29,19 @@ from taskflow.settings import Settings
 
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 
-BODIES: Final = (TaskRequest, Cancellation, Added, AddedTasks, TaskView, History, Problem, Ready, Alive)
+BODIES: Final = (
+    TaskRequest,
+    Cancellation,
+    Added,
+    AddedTasks,
+    TaskView,
+    History,
+    Workers,
+    Stats,
+    Problem,
+    Ready,
+    Alive,
+)
 
 TOKEN: Final = {
     "type": "http",

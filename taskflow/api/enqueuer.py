@@ -68,6 +68,8 @@ class Enqueuer:
         self._pool = pool
         self._waiting: asyncio.Queue[_Row] = asyncio.Queue()
         self._cancellations: set[asyncio.Task[None]] = set()
+        self.stored = 0
+        """Tasks that were stored since the start, those of batches as well."""
 
     async def enqueue(self, task: NewTask) -> int:
         """Store *task*; returns its id once the row is durable.
@@ -136,6 +138,7 @@ class Enqueuer:
             else:
                 await self._store_one_by_one(conn, rows)
         else:
+            self.stored += len(ids)
             for row, id in zip(rows, ids, strict=True):
                 if not row.id.done():
                     row.id.set_result(id)

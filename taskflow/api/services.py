@@ -6,8 +6,10 @@ from litestar import HttpMethod, Request
 from litestar.datastructures import State
 from msgspec import Struct
 
+from taskflow.api.board import Board
 from taskflow.api.enqueuer import Enqueuer
 from taskflow.api.keyring import Keyring
+from taskflow.api.traffic import Traffic
 from taskflow.database import Pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -18,7 +20,7 @@ GET: Final = (HttpMethod.GET, HttpMethod.HEAD)
 """The methods of a route that only looks; the server leaves the body out of what it sends to HEAD."""
 
 
-class Services(Struct, frozen=True):
+class Services(Struct, frozen=True, kw_only=True):
     """What the routes work with: one set per running app, made by its lifespan."""
 
     settings: Settings
@@ -26,6 +28,8 @@ class Services(Struct, frozen=True):
     pool: Pool
     enqueuer: Enqueuer
     keyring: Keyring
+    board: Board
+    traffic: Traffic
 
 
 def services(request: ApiRequest) -> Services:

@@ -79,7 +79,7 @@ async def claim(
     rows.sort(key=lambda row: (RANK[row[6]], row[7], row[0]))  # UPDATE … RETURNING has no order
     for priority, (scheduled_at, id) in {row[6]: (row[7], row[0]) for row in rows}.items():
         marks[Priority(priority)] = Mark(scheduled_at, id)
-    return [ClaimedTask(*row[:7]) for row in rows]
+    return [ClaimedTask(*row) for row in rows]
 
 
 # From now on, so that the index entries of what was claimed before are not read.

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from taskflow.database import AWAY, Connection
-from taskflow.model import Priority
+from taskflow.model import ClaimedTask, Priority
 from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_due
 from taskflow.worker.finisher import Finisher
 from taskflow.worker.link import Link
@@ -67,7 +67,10 @@ class Watermark:
 
 
 class Claimer:
-    """The loop that keeps a worker's slots busy. *woken* is set when something may have become due."""
+    """The loop that keeps a worker's slots busy. *woken* is set when something may have become due.
+
+    *on_claim* is told of each claim that found something.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Claimer:
         woken: asyncio.Event,
         *,
         poll: float,
+        on_claim: Callable[[list[ClaimedTask]], None] | None = None,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -86,6 +90,7 @@ class Claimer:
         self._slots = slots
         self._finisher = finisher
         self._poll = poll
+        self._on_claim = on_claim
         self._watermark = Watermark()
         self._woken = woken
         self._next_look = 0.0
@@ -130,6 +135,8 @@ class Claimer:
             self._slots.start(tasks)
         finally:
             self._is_claiming = False
+        if self._on_claim is not None and tasks:
+            self._on_claim(tasks)
         now = time.monotonic()
         self._link.works()
         self._watermark.looked(full, marks, began, now)

@@ -1,4 +1,4 @@
-"""A worker's readiness and liveness, on a port of its own, answered even while a handler blocks the event loop."""
+"""A worker's readiness, liveness and metrics, on a port of its own, answered even while a handler blocks its loop."""
 
 import threading
 from collections.abc import Callable, Generator
@@ -8,10 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
+from taskflow import metrics
+
 
 @contextmanager
-def serve_health(host: str, port: int, is_ready: Callable[[], bool]) -> Generator[int]:
-    """Serve ``/readiness`` and ``/liveness`` until the context ends; yields the port. Raises OSError if it is taken."""
+def serve_health(host: str, port: int, is_ready: Callable[[], bool], measure: Callable[[], bytes]) -> Generator[int]:
+    """Serve ``/readiness``, ``/liveness``, and as ``/metrics`` what *measure* gives, until the context ends.
+
+    Yields the port. Raises OSError if it is taken.
+    """
 
     class Health(BaseHTTPRequestHandler):
         timeout = 5  # seconds that a client may take for its request
@@ -19,18 +24,22 @@ def serve_health(host: str, port: int, is_ready: Callable[[], bool]) -> Generato
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/liveness":
-                    self._answer(HTTPStatus.OK, "up")
+                    self._tell(HTTPStatus.OK, "up")
                 case "/readiness":
                     ready = is_ready()
                     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-                    self._answer(status, "ready" if ready else "not ready")
+                    self._tell(status, "ready" if ready else "not ready")
+                case "/metrics":
+                    self._answer(HTTPStatus.OK, metrics.MEDIA_TYPE, measure())
                 case _:
-                    self._answer(HTTPStatus.NOT_FOUND, "not found")
+                    self._tell(HTTPStatus.NOT_FOUND, "not found")
 
-        def _answer(self, status: HTTPStatus, word: str) -> None:
-            body = msgspec.json.encode({"status": word})
+        def _tell(self, status: HTTPStatus, word: str) -> None:
+            self._answer(status, "application/json", msgspec.json.encode({"status": word}))
+
+        def _answer(self, status: HTTPStatus, media_type: str, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", media_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -43,7 +43,10 @@ VALUES (%(name)s, %(host)s, %(pid)s, %(version)s, %(priorities)s::taskflow.prior
 RETURNING id
 """
 
-BEAT = "UPDATE taskflow.workers SET heartbeat_at = now() WHERE id = %(id)s AND stopped_at IS NULL"
+BEAT = """
+UPDATE taskflow.workers SET heartbeat_at = now() WHERE id = %(id)s AND stopped_at IS NULL
+RETURNING date_part('epoch', clock_timestamp())
+"""
 
 LEAVE = "UPDATE taskflow.workers SET stopped_at = now() WHERE id = %(id)s AND stopped_at IS NULL"
 
@@ -94,6 +97,8 @@ class Presence:
         self._beaten_at = 0.0
         self._steady_since = float("-inf")
         self._holds_name = False
+        self.clock_ahead = 0.0
+        """Seconds by which Postgres' clock is ahead of ours, give or take a round trip."""
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> Future[Registration]:
@@ -198,10 +203,12 @@ class Presence:
             if (now := time.monotonic()) >= next_beat:
                 if not self._holds_name:
                     self._take_name(conn)
-                if conn.execute(BEAT, {"id": worker}).rowcount == 0:
+                row = conn.execute(BEAT, {"id": worker}).fetchone()
+                if row is None:
                     raise PresenceLost(
                         self._name, f"it was silent for so long that it was taken for gone (row {worker})"
                     )
+                self.clock_ahead = row[0] - time.time()
                 if now - self._beaten_at > 2 * self._beat:
                     self._steady_since = time.monotonic()
                 self._last_beat = self._beaten_at = now

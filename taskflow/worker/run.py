@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Final
@@ -10,10 +11,12 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from taskflow import __version__, metrics
 from taskflow.database import Connection
 from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
 from taskflow.model import Priority
+from taskflow.process import usage
 from taskflow.registry import Registry
 from taskflow.worker.bell import Bell
 from taskflow.worker.cancellations import Cancellations
@@ -22,6 +25,7 @@ from taskflow.worker.claimer import Claimer
 from taskflow.worker.finisher import Finisher
 from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
+from taskflow.worker.meter import Meter
 from taskflow.worker.presence import Presence, Registration
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
@@ -99,11 +103,31 @@ def _on_signal(stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _health(options: WorkerOptions, presence: Presence, claims: Link) -> AbstractContextManager[object]:
+def _health(
+    options: WorkerOptions, presence: Presence, claims: Link, slots: Slots, finisher: Finisher, meter: Meter | None
+) -> AbstractContextManager[object]:
     """Ready means that the others know this worker lives, and that it can claim."""
-    if options.health_port is None:
+    if options.health_port is None or meter is None:
         return nullcontext()
-    return serve_health(options.health_host, options.health_port, lambda: presence.is_fresh and claims.is_up)
+
+    def is_ready() -> bool:
+        return presence.is_fresh and claims.is_up
+
+    def measure() -> bytes:
+        return metrics.render(
+            [
+                (metrics.INFO, [((__version__,), 1)]),
+                *meter.read(),
+                (metrics.SLOTS, [((), slots.size)]),
+                (metrics.SLOTS_USED, [((), slots.running)]),
+                (metrics.UNRECORDED, [((), finisher.pending)]),
+                (metrics.CLOCK_AHEAD, [((), presence.clock_ahead)]),
+                (metrics.READY, [((), int(is_ready()))]),
+                *usage(),
+            ]
+        )
+
+    return serve_health(options.health_host, options.health_port, is_ready, measure)
 
 
 async def _work(
@@ -122,9 +146,19 @@ async def _work(
         _link(dsn, options, "maintain") as maintains,
     ):
         worker = registration.worker
+        meter = None if options.health_port is None else Meter(lambda: time.time() + presence.clock_ahead)
         finisher = Finisher(finishes, worker, bell.woken)
-        slots = Slots(options.concurrency, registry, options.time_out, finisher.add)
-        claimer = Claimer(claims, worker, options.priorities, slots, finisher, bell.woken, poll=options.poll)
+        slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter)
+        claimer = Claimer(
+            claims,
+            worker,
+            options.priorities,
+            slots,
+            finisher,
+            bell.woken,
+            poll=options.poll,
+            on_claim=None if meter is None else meter.claimed,
+        )
         cancellations = Cancellations(worker, slots)
         bell.on("cancel", cancellations.hear)
         chores = [
@@ -137,7 +171,7 @@ async def _work(
             asyncio.create_task(cancellations.look_when_told(dsn, options.name)),
             asyncio.create_task(_sweep(slots)),
         ]
-        with _health(options, presence, claims):
+        with _health(options, presence, claims, slots, finisher, meter):
             claiming = claimer.start()
             await _first(stop, [claiming, *jobs])
             log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)

@@ -11,6 +11,7 @@ import structlog
 from taskflow.model import Cancelled, ClaimedTask, Outcome
 from taskflow.registry import Registry
 from taskflow.worker.attempt import Attempt, Interruption, run_attempt
+from taskflow.worker.meter import Meter
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +28,14 @@ class Slots:
     a thread cannot be stopped.
     """
 
-    def __init__(self, size: int, registry: Registry, time_out: float, report: Report) -> None:
+    def __init__(
+        self, size: int, registry: Registry, time_out: float, report: Report, meter: Meter | None = None
+    ) -> None:
         self.size = size
         self._registry = registry
         self._time_out = time_out
         self._report = report
+        self._meter = meter
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="handler")
         self._running: set[Attempt] = set()
         self._changed = asyncio.Event()
@@ -72,7 +76,10 @@ class Slots:
         if not attempt.reported:
             attempt.reported = True
             is_cancelled = attempt.interruption is Interruption.CANCELLED  # a sync handler may have ended in any way
-            self._report(attempt.task, Cancelled() if is_cancelled else outcome)
+            outcome = Cancelled() if is_cancelled else outcome
+            if self._meter is not None:
+                self._meter.ended(attempt.task, outcome, attempt.began)
+            self._report(attempt.task, outcome)
 
     def interrupt(self, claims: set[tuple[int, int]], why: Interruption) -> int:
         """Interrupt the attempts of *claims*, id and attempt, unless they are already; how many it were."""
