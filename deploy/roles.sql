@@ -78,6 +78,7 @@ GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_
 GRANT INSERT (task_id, attempt, worker_id, started_at, ended_at, requeued_at, outcome, error, reason)
     ON taskflow.attempts TO taskflow_api, taskflow_worker;
 GRANT EXECUTE ON FUNCTION
+    taskflow.first_id_since(timestamptz),
     taskflow.cancel(bigint[], text),
     taskflow.retry(bigint[]),
     taskflow.recover(taskflow.status, integer, integer),

@@ -8,7 +8,7 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import actions, batch, docs, health, metrics, problems, tasks, workers
+from taskflow.api import actions, batch, docs, health, listing, metrics, problems, tasks, workers
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.board import Board
 from taskflow.api.enqueuer import open_enqueuer
@@ -23,6 +23,7 @@ from taskflow.registry import Registry
 from taskflow.settings import Settings
 
 ROUTES: Final = (
+    listing.list_tasks,
     tasks.add_task,
     tasks.show_task,
     tasks.show_history,

@@ -13,12 +13,13 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
-from taskflow.api import examples
+from taskflow.api import examples, listing
 from taskflow.api.actions import Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
 from taskflow.api.health import Alive, Ready
+from taskflow.api.listing import ListRequest, TaskPage
 from taskflow.api.problems import Problem
 from taskflow.api.tasks import Added, History
 from taskflow.api.workers import Stats, Workers
@@ -38,6 +39,8 @@ BODIES: Final = (
     History,
     Workers,
     Stats,
+    TaskPage,
+    ListRequest,
     Problem,
     Ready,
     Alive,
@@ -86,6 +89,7 @@ class Document(JsonRenderPlugin):
         )
         cancellation = {"$ref": "#/components/schemas/Cancellation"}
         _take(paths["/tasks/{id}/cancel"], {JSON: {"schema": cancellation}}, required=False)
+        paths["/tasks"]["get"] = paths["/tasks"]["get"] | {"parameters": listing.parameters(schemas.pop("ListRequest"))}
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body
         return document | {"paths": paths, "components": {"schemas": schemas, "securitySchemes": {"token": TOKEN}}}

@@ -1,4 +1,4 @@
-"""Read-only statements."""
+"""A task as it stands, and its history."""
 
 import msgspec
 from msgspec import Raw, Struct

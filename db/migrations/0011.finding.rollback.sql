@@ -1,0 +1,2 @@
+DROP FUNCTION taskflow.first_id_since(timestamptz);
+DROP INDEX taskflow.tasks_held;
