@@ -1,6 +1,7 @@
 """Structured logs: for people on a terminal, as JSON lines otherwise. Handlers' lines carry their task's id."""
 
 import logging
+import os
 import sys
 import traceback
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ def configure(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    pretty = sys.stderr.isatty()
+    pretty = sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
     rendering: list[Processor] = (
         # Without the values of variables, which rich would show: payloads, DSNs and tokens are among them.
         [structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)]

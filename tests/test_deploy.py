@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -161,6 +162,54 @@ def test_compose_knows_each_variable_and_keeps_the_password_out(compose: Compose
         if service.image.startswith("taskflow"):
             assert set(service.environment) <= set(settings.VARIABLES)
             assert str(service.environment["DB_PASSWORD"]).startswith("${POSTGRES_PASSWORD:?")
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_runs_a_command_that_exists_and_gives_it_time_to_stop(unit: Path) -> None:
+    text = unit.read_text()
+    started = re.search(r"/opt/taskflow/bin/([\w-]+)", text)
+    assert started is not None
+    assert (TOOLS / started[1]).exists()
+    patience = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert patience is not None
+    grace = settings.Settings().worker_grace_in_seconds if "server" not in unit.name else 0
+    assert int(patience[1]) >= grace + 15
+    assert "\nDynamicUser=yes\n" in text
+    assert "\nRestartPreventExitStatus=2\n" in text
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    for unit in UNITS:
+        name = unit.name.replace("@", "@high-1")
+        (tmp_path / name).write_text(unit.read_text().replace("/opt/taskflow/bin", str(TOOLS)))
+        ran = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", f"./{name}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert name not in ran.stderr, ran.stderr
+
+
+def test_the_name_of_a_worker_unit_says_its_priority_and_id() -> None:
+    written = re.search(
+        r"^ExecStart=/bin/sh -c '(.+)' - %i %H-%i$",
+        (ROOT / "deploy" / "systemd" / "taskflow-worker@.service").read_text(),
+        re.MULTILINE,
+    )
+    assert written is not None
+    script = written[1].replace("%%", "%").replace("$$", "$").replace("exec /opt/taskflow/bin/", "echo ")
+    said = subprocess.run(
+        ["sh", "-c", script, "-", "high-1", "host-high-1"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "taskflow-worker --priority high --id host-high-1\n"
 
 
 # --- project ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import httpx
 
 from taskflow.bench.stage import BenchmarkFailed, Stage
 from taskflow.bench.workers import HANDLERS, environment
-from taskflow.cli.children import Child, kill_children, start_child, stop_children
+from taskflow.cli.children import Child, kill, start_child, stop
 
 HOST: Final = "127.0.0.1"
 READY_WITHIN: Final = 60.0
@@ -52,9 +52,9 @@ def _run(server: Child, port: int) -> Generator[str]:
     try:
         _await_ready(server, url)
         yield url
-        stop_children([server], STOPPED_WITHIN)
+        stop([server.process], STOPPED_WITHIN)
     finally:
-        kill_children([server])
+        kill([server.process])
 
 
 def _await_ready(server: Child, url: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final, LiteralString
 
 from taskflow.bench.handlers import STARTS
 from taskflow.bench.stage import BenchmarkFailed, Session, Stage, one
-from taskflow.cli.children import Child, kill_children, start_child, stop_children
+from taskflow.cli.children import Child, kill, start_child, stop
 
 HANDLERS: Final = "taskflow.bench.handlers"
 READY_WITHIN: Final = 60.0
@@ -26,9 +26,9 @@ def run_workers(stage: Stage, count: int, concurrency: int, **settings: str) -> 
             name = f"bench-{number}"
             workers.append(start_child(name, ["worker", "--id", name, *options], environ, stage.folder))
         yield workers
-        stop_children(workers, STOPPED_WITHIN)
+        stop((worker.process for worker in workers), STOPPED_WITHIN)
     finally:
-        kill_children(workers)
+        kill(worker.process for worker in workers)
 
 
 def environment(stage: Stage, **settings: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Child processes of the demo: their logs, their end, and that none of them outlives us."""
+"""Child processes: their output, their end, and that none of them outlives us."""
 
 import os
 import signal
@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from taskflow.embedded.account import LIBC, PR_SET_PDEATHSIG
 from taskflow.errors import TaskflowError
 
 TAIL = 8  # lines
+
+Process = subprocess.Popen[bytes]
 
 
 class ChildDied(TaskflowError):
@@ -31,7 +34,7 @@ class Child:
     """A command that runs as a process of its own."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     def check(self) -> None:
@@ -41,23 +44,27 @@ class Child:
 
 
 def start_child(name: str, arguments: Sequence[str], environ: Mapping[str, str], logs: Path) -> Child:
-    """Start ``taskflow`` with *arguments*, writing to *logs*/*name*.log.
+    """Start ``taskflow`` with *arguments*, writing to *logs*/*name*.log."""
+    log = logs / f"{name}.log"
+    with log.open("wb") as output:
+        return Child(name, start(arguments, environ, output), log)
+
+
+def start(arguments: Sequence[str], environ: Mapping[str, str], output: int | BinaryIO | None) -> Process:
+    """Start ``taskflow`` with *arguments*; it writes all to *output*, None meaning what we write to.
 
     It gets a session of its own, so that the terminal's Ctrl-C reaches us alone. On Linux it is killed when the calling
     thread ends, however that comes about.
     """
-    log = logs / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "taskflow.cli.main", *arguments],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=partial(_die_with, os.getpid()),
-        )
-    return Child(name, process, log)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "taskflow.cli.main", *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output if output != subprocess.PIPE else subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=partial(_die_with, os.getpid()),
+    )
 
 
 def _die_with(parent: int) -> None:
@@ -67,21 +74,21 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def stop_children(children: Iterable[Child], patience: float) -> None:
-    """End *children* by SIGTERM, and those that are still there after *patience* seconds by SIGKILL."""
+def stop(processes: Iterable[Process], patience: float) -> None:
+    """End *processes* by SIGTERM, and those that are still there after *patience* seconds by SIGKILL."""
     deadline = time.monotonic() + patience
-    running = list(children)
-    for child in running:
-        child.process.terminate()
-    for child in running:
+    running = list(processes)
+    for process in running:
+        process.terminate()
+    for process in running:
         try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            kill_children([child])
+            kill([process])
 
 
-def kill_children(children: Iterable[Child]) -> None:
-    """End *children* at once."""
-    for child in children:
-        child.process.kill()
-        child.process.wait()
+def kill(processes: Iterable[Process]) -> None:
+    """End *processes* at once."""
+    for process in processes:
+        process.kill()
+        process.wait()

@@ -1,17 +1,18 @@
 """``taskflow demo``: everything at work on this machine, as real processes, until Ctrl-C."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import rich_click as click
 
 from taskflow.cli.context import fail, load_settings, tells_errors, version_option
+from taskflow.cli.own_postgres import STOPPED_WITHIN, own_postgres
+from taskflow.cli.stopping import INTERRUPTED, Interrupted, Stopper
 from taskflow.errors import TaskflowError
 
 if TYPE_CHECKING:
@@ -25,38 +26,10 @@ LOOK: Final = 0.2  # seconds between two looks at children and samples
 READY_WITHIN: Final = 60.0  # seconds until the API answers
 GRACE: Final = 5  # seconds that a stopping worker waits for its attempts; a sample takes three
 CONCURRENCY: Final = 4  # few, so that there is something to watch
-STOPPED_WITHIN: Final = 10.0  # seconds until a process that does not stop is killed
-INTERRUPTED: Final = 130  # exit status, as a shell gives it
-
-
-class Interrupted(Exception):
-    """The user wants the demo to end."""
 
 
 class NotReady(TaskflowError):
     """The API did not come up."""
-
-
-class Stopper:
-    """Takes the signals that ask us to end: the first is seen by ``check``, a second one raises KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self._signals = 0
-
-    def install(self) -> None:
-        """Listen to Ctrl-C, to SIGTERM, and to a terminal that closes."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def check(self) -> None:
-        """Raise Interrupted if a signal came; called only where that leaves nothing half done."""
-        if self._signals:
-            raise Interrupted
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            raise KeyboardInterrupt
 
 
 @click.command("demo")
@@ -116,47 +89,9 @@ def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, 
 
 
 @contextmanager
-def own_postgres(settings: "Settings") -> Generator[str]:
-    """The embedded Postgres, whatever database is set; it has ended after this context, unless others use it."""
-    from taskflow import embedded
-
-    directory = Path(settings.taskflow_dir)
-    binaries = embedded.find_binaries(settings.taskflow_pg_bin)
-    with ExitStack() as afterwards, embedded.hold(directory, binaries=binaries) as dsn:
-        afterwards.callback(_await_shutdown, directory)
-        yield dsn
-
-
-def _await_shutdown(directory: Path) -> None:
-    from taskflow.embedded.shared import keeper_lock
-
-    deadline = time.monotonic() + STOPPED_WITHIN
-    while not _is_free(keeper_lock(directory)) and time.monotonic() < deadline:
-        if _has_users(directory):
-            return
-        time.sleep(0.05)
-
-
-def _has_users(directory: Path) -> bool:
-    """Whether others share the users' lock; a keeper that stops Postgres has it alone."""
-    from taskflow.embedded.shared import users_lock
-
-    return not _is_free(users_lock(directory)) and _is_free(users_lock(directory), shared=True)
-
-
-def _is_free(path: Path, *, shared: bool = False) -> bool:
-    from taskflow.embedded.shared import try_lock
-
-    lock = try_lock(path, shared=shared)
-    if lock is not None:
-        os.close(lock)
-    return lock is not None
-
-
-@contextmanager
 def own_children(settings: "Settings", dsn: str, console: "Console") -> Generator[list["Child"]]:
     """The API and a worker for each priority; after this context the workers have ended, and then the API."""
-    from taskflow.cli.children import kill_children, start_child, stop_children
+    from taskflow.cli.children import kill, start_child, stop
     from taskflow.model import EVERYDAY
 
     logs = Path(settings.taskflow_dir) / "logs"
@@ -181,10 +116,10 @@ def own_children(settings: "Settings", dsn: str, console: "Console") -> Generato
     finally:
         try:
             console.print("\nStopping the workers, the API and PostgreSQL")
-            stop_children(workers, STOPPED_WITHIN)
-            stop_children(servers, STOPPED_WITHIN)
+            stop((child.process for child in workers), STOPPED_WITHIN)
+            stop((child.process for child in servers), STOPPED_WITHIN)
         finally:
-            kill_children([*workers, *servers])
+            kill(child.process for child in (*workers, *servers))
 
 
 def _await_api(url: str, children: list["Child"], stopper: Stopper) -> None:
