@@ -4,7 +4,8 @@ from importlib.metadata import version
 
 from taskflow.registry import task
 from taskflow.retry import Backoff
+from taskflow.transactions import enqueue
 
-__all__ = ["Backoff", "task"]
+__all__ = ["Backoff", "enqueue", "task"]
 
 __version__ = version("taskflow-pg")
