@@ -1,5 +1,6 @@
 """Connections to Postgres: how they are opened, kept alive, pooled, and waited for."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -9,9 +10,12 @@ import backoff
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import Diagnostic
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
+from psycopg.waiting import wait_async
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from taskflow.errors import DatabaseUnavailable
@@ -19,7 +23,6 @@ from taskflow.errors import DatabaseUnavailable
 log = structlog.get_logger(__name__)
 
 Connection = AsyncConnection[TupleRow]
-Pool = AsyncConnectionPool[Connection]
 
 KEEPALIVE: Final = {
     "connect_timeout": "5",
@@ -29,6 +32,12 @@ KEEPALIVE: Final = {
     "tcp_user_timeout": "15000",
 }
 """A connection cut without a word is noticed within 20 s; what the user's own URL says wins."""
+
+CALL_OFF: Final = 1.0
+"""Seconds in which Postgres must take notice of a cancellation."""
+
+CHECK_PATIENCE: Final = 1.0
+"""Seconds in which a connection from the pool must show that it is still one."""
 
 AWAY: Final = (
     psycopg.OperationalError,
@@ -43,13 +52,22 @@ AWAY: Final = (
 FeatureNotSupported: a migration changed what a prepared statement gives; a new connection has none that is prepared.
 """
 
+TROUBLE: Final = (psycopg.Error, DatabaseUnavailable)
+"""AWAY, and what Postgres refuses altogether: a column that a migration is renaming, a right that was taken away."""
+
 
 class SureConnection(AsyncConnection[TupleRow]):
-    """A connection on which a commit that no synchronous standby has confirmed does not pass for a success.
+    """A connection on which nothing is waited for in vain, and a commit that no synchronous standby has confirmed does
+    not pass for a success.
+
+    The other side may be cut off without a word, so each statement must be answered within ``patience`` seconds (None:
+    however long it takes); else the connection is closed, and psycopg.OperationalError raised.
 
     A commit that is cancelled while it waits for a standby stays, but is lost if this server is lost. Postgres answers
     with success and a warning; here, DatabaseUnavailable is raised. (statement_timeout does not end that wait.)
     """
+
+    patience: float | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -61,10 +79,18 @@ class SureConnection(AsyncConnection[TupleRow]):
 
         self.add_notice_handler(note)
 
-    async def wait(self, *arguments: Any, **options: Any) -> Any:
+    async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Every statement passes here, the COMMIT of a transaction block as well."""
+        limit = self.patience if timeout is None else timeout
         try:
-            answer = await super().wait(*arguments, **options)
+            answer = await wait_async(gen, self.pgconn.socket, interval, limit)
+        except (psycopg.OperationalError, asyncio.CancelledError) as error:
+            if self.info.transaction_status is not TransactionStatus.ACTIVE:
+                raise
+            await self._call_off(gen)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise psycopg.OperationalError(f"no answer within {limit} s") from error
         except psycopg.InternalError as error:
             if self.closed:  # psycopg's word for a BEGIN on a session that the server has ended: "received 2 results"
                 raise psycopg.OperationalError(f"the connection was lost: {error}") from error
@@ -73,6 +99,27 @@ class SureConnection(AsyncConnection[TupleRow]):
             await self.close()
             raise DatabaseUnavailable(f"no standby has confirmed the commit: {self._doubts[0]}")
         return answer
+
+    async def _call_off(self, gen: PQGen[Any]) -> None:
+        """Cancel the statement under way, which Postgres might go on with.
+
+        Unless it says soon that it is over the connection is closed. (psycopg's own way waits for ten seconds.)
+        """
+        is_over = False
+        try:
+            await self.cancel_safe(timeout=CALL_OFF)
+            await wait_async(gen, self.pgconn.socket, CALL_OFF, CALL_OFF)
+            is_over = True
+        except psycopg.errors.QueryCanceled:
+            is_over = True
+        except psycopg.Error as error:
+            log.debug("statement.abandoned", reason=str(error).strip())
+        finally:
+            if not is_over:
+                self.pgconn.finish()
+
+
+Pool = AsyncConnectionPool[SureConnection]
 
 
 def with_defaults(dsn: str, application: str) -> str:
@@ -91,9 +138,13 @@ def describe(dsn: str) -> str:
     return " ".join(f"{key}={parts[key]}" for key in ("host", "port", "dbname", "user") if parts.get(key))
 
 
-async def connect(dsn: str, application: str) -> Connection:
-    """One connection in autocommit mode; raises psycopg.OperationalError if no Postgres that writes can be reached."""
+async def connect(dsn: str, application: str, *, patience: float | None = None) -> SureConnection:
+    """One connection in autocommit mode, on which each statement is answered within *patience* seconds.
+
+    Raises psycopg.OperationalError if no Postgres that writes can be reached.
+    """
     conn = await SureConnection.connect(with_defaults(dsn, application), autocommit=True)
+    conn.patience = patience
     await _refuse_standby(conn)
     return conn
 
@@ -112,6 +163,12 @@ async def _refuse_standby(conn: Connection) -> None:
         raise
 
 
+BOUNDS: Final = """
+SELECT set_config('statement_timeout', %(milliseconds)s, false),
+       set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)
+"""
+
+
 @asynccontextmanager
 async def open_pool(
     dsn: str, application: str, *, max_size: int, statement_timeout: float, wait: float = 3.0
@@ -122,17 +179,19 @@ async def open_pool(
     reconnects by itself.
     """
 
-    async def configure(conn: Connection) -> None:
+    async def configure(conn: SureConnection) -> None:
+        conn.patience = statement_timeout + 1
         await _refuse_standby(conn)
-        milliseconds = str(int(statement_timeout * 1000))
-        await conn.execute("SELECT set_config('statement_timeout', %s, false)", [milliseconds])
+        await conn.execute(BOUNDS, {"milliseconds": str(int(statement_timeout * 1000))})
 
-    async def check(conn: Connection) -> None:
+    async def check(conn: SureConnection) -> None:
+        conn.patience = CHECK_PATIENCE
         try:
             await AsyncConnectionPool.check_connection(conn)
         except psycopg.OperationalError:
             await pool.drain()  # the others were lost with it, most likely, and the pool would try but one a second
             raise
+        conn.patience = statement_timeout + 1
 
     pool: Pool = AsyncConnectionPool(
         with_defaults(dsn, application),

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 from conftest import ask
-from support import eventually
+from support import eventually, record_log
 
 from taskflow.database import Connection
+from taskflow.worker import link as link_module
 from taskflow.worker.chores import Chore, do_chores
 from taskflow.worker.link import Link
 
@@ -71,9 +71,33 @@ async def test_a_chore_may_ask_to_be_called_sooner_and_the_others_keep_their_pac
     assert rare == 1
 
 
-async def test_an_error_of_our_own_ends_the_chores(link: Link):
-    async def step(conn: Connection) -> None:
-        await conn.execute("SELECT nonsense")
+async def test_a_chore_that_postgres_refuses_is_tried_again_and_holds_up_no_other(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+):
+    """As while a migration renames a column, or after a right was taken away."""
+    lines = record_log(monkeypatch, link_module)
+    stop, tries, others = asyncio.Event(), 0, 0
 
-    with pytest.raises(psycopg.errors.UndefinedColumn):
+    async def refused(conn: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        await conn.execute("SELECT nonsense" if tries < 4 else "SELECT 1")
+        if tries == 4:
+            stop.set()
+
+    async def other(_conn: Connection) -> None:
+        nonlocal others
+        others += 1
+
+    await asyncio.wait_for(do_chores(link, [Chore(3600, refused), Chore(3600, other)], stop), 30)
+    assert others == 1
+    assert (lines[0]["event"], lines[0]["log_level"]) == ("database.refused", "error")
+    assert 'column "nonsense" does not exist' in lines[0]["reason"]
+
+
+async def test_an_error_of_our_own_ends_the_chores(link: Link):
+    async def step(_conn: Connection) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
         await do_chores(link, [Chore(1, step)], asyncio.Event())

@@ -229,11 +229,26 @@ def test_a_worker_whose_name_was_taken_while_it_was_cut_off_is_told(place: Place
         until(lambda: holder.lost)
 
 
-def test_a_presence_that_fails_for_good_says_so_instead_of_going_on_without_a_heartbeat(place: Place):
+def test_a_presence_that_postgres_refuses_for_a_while_comes_back(place: Place):
+    """As while a migration renames a table, or after a right was taken away."""
     holder = place.start()
     place.db.conn.execute("ALTER TABLE taskflow.workers RENAME TO was_workers")
+    until(lambda: not holder.presence.is_fresh)
+    place.db.conn.execute("ALTER TABLE taskflow.was_workers RENAME TO workers")
+    until(lambda: holder.presence.is_fresh)
+    assert place.beats(holder)
+    assert holder.lost == []
+
+
+def test_a_presence_that_fails_for_good_says_so_instead_of_going_on_without_a_heartbeat(place: Place):
+    def fail(_priority: str) -> None:
+        raise ZeroDivisionError
+
+    holder = place.start()
+    holder.presence._on_wake = fail  # pyright: ignore[reportPrivateUsage]
+    place.db.conn.execute("NOTIFY taskflow, 'x'")
     until(lambda: holder.lost)
-    assert "UndefinedTable" in str(holder.lost[0])
+    assert "ZeroDivisionError" in str(holder.lost[0])
 
 
 def test_a_presence_is_fresh_as_long_as_the_database_answers(place: Place):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import TROUBLE, Connection
 from taskflow.worker.link import Link
 
 
@@ -21,7 +21,7 @@ class Chore(Struct, frozen=True):
 
 
 async def do_chores(link: Link, chores: Sequence[Chore], stop: asyncio.Event) -> None:
-    """Call each chore when it is time, until *stop*; while Postgres is away they wait for it."""
+    """Call each chore when it is time, until *stop*; while Postgres is away, or refuses one, they wait."""
     due = [0.0] * len(chores)
     while not stop.is_set():
         next_at = min(due)
@@ -35,7 +35,7 @@ async def do_chores(link: Link, chores: Sequence[Chore], stop: asyncio.Event) ->
         conn = await link.get()
         try:
             sooner = await chore.step(conn)
-        except AWAY as error:
+        except TROUBLE as error:
             await link.lost(error)
             due[position] = time.monotonic()  # the others first, for it may be this chore alone that fails
             continue

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import TROUBLE, Connection
 from taskflow.model import ClaimedTask, Priority
 from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_due
 from taskflow.worker.finisher import Finisher
@@ -118,7 +118,7 @@ class Claimer:
             try:
                 if not await self._look(conn):
                     await self._idle(conn)
-            except AWAY as error:
+            except TROUBLE as error:
                 self._is_idle = False
                 await self._link.lost(error)
 

@@ -9,7 +9,7 @@ from typing import Final
 import psycopg
 import structlog
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import AWAY, TROUBLE, Connection
 from taskflow.logs import without_detail
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.queue.finish import fail, release, retry, succeed, succeed_with_results
@@ -25,6 +25,9 @@ FollowUp = Callable[[Connection, Sequence[int]], Awaitable[None]]
 BATCH: Final = 1000
 BACKLOG: Final = 4 * BATCH
 """With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
+
+NOT_NOW: Final = ("42", "3F")
+"""Classes of SQLSTATE that tell of the schema and of rights, not of an outcome: somebody has to mend them."""
 
 TOO_MUCH: Final = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """What Postgres refuses although it is not away: trying again would not end."""
@@ -100,10 +103,11 @@ class Finisher:
             except TOO_MUCH as error:
                 await self._record_one_by_one(conn, batch, error)
                 return
-            except AWAY as error:
-                tries += 1
-                await self._link.lost(error)
-            except psycopg.Error as error:
+            except TROUBLE as error:
+                if isinstance(error, AWAY) or (error.sqlstate or "").startswith(NOT_NOW):
+                    tries += 1
+                    await self._link.lost(error)
+                    continue
                 await self._record_one_by_one(conn, batch, error)
                 return
             else:

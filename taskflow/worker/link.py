@@ -5,17 +5,26 @@ from typing import Final
 
 import structlog
 
-from taskflow.database import AWAY, Connection, connect
+from taskflow.database import AWAY, TROUBLE, Connection, connect
+from taskflow.logs import without_detail
 
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE: Final = 2.0
 
+SLACK: Final = 3.0
+"""Seconds by which Postgres's own limit of a statement comes before ours."""
+
 # The worker's statements have one good plan each. Planned anew for each batch, they cost 1 µs a task more; compiled,
 # because a plan for any limit looks expensive in a long queue, they would cost as much as a thousand tasks.
+# A session whose worker was cut off in the middle of a transaction would keep its rows locked for hours.
 SETTINGS: Final = """
 SELECT set_config('statement_timeout', %(statement_timeout)s, false),
        set_config('lock_timeout', '5s', false),
+       set_config('idle_in_transaction_session_timeout', %(statement_timeout)s, false),
+       set_config('tcp_keepalives_idle', '5', false),
+       set_config('tcp_keepalives_interval', '2', false),
+       set_config('tcp_keepalives_count', '3', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('jit', 'off', false)
 """
@@ -35,10 +44,10 @@ class Link:
         """The open connection, or a new one, however long Postgres is away."""
         while self._conn is None:
             try:
-                self._conn = await connect(self._dsn, self._purpose)
+                self._conn = await connect(self._dsn, self._purpose, patience=self._statement_timeout + SLACK)
                 milliseconds = str(int(self._statement_timeout * 1000))
                 await self._conn.execute(SETTINGS, {"statement_timeout": milliseconds})
-            except AWAY as error:
+            except TROUBLE as error:
                 await self.lost(error)
         return self._conn
 
@@ -48,9 +57,16 @@ class Link:
         return self._pause == 0.0
 
     async def lost(self, error: BaseException) -> None:
-        """Give the connection up after *error*, and pause a little longer each time in a row."""
+        """Give the connection up after *error*, and pause a little longer each time in a row.
+
+        What Postgres refuses, though it is there, is for an operator to mend: the worker waits for that as well.
+        """
         if self._pause == 0.0:
-            log.warning("database.away", purpose=self._purpose, reason=str(error).strip())
+            reason = without_detail(error).strip()
+            if isinstance(error, AWAY):
+                log.warning("database.away", purpose=self._purpose, reason=reason)
+            else:
+                log.error("database.refused", purpose=self._purpose, reason=reason)
         await self.close()
         await asyncio.sleep(self._pause)
         self._pause = min(max(2 * self._pause, 0.05), LONGEST_PAUSE)

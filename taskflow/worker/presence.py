@@ -17,14 +17,25 @@ from typing import Any, Final
 import psycopg
 import structlog
 from msgspec import Struct
+from psycopg.rows import TupleRow
 
-from taskflow.database import AWAY, with_defaults
+from taskflow.database import TROUBLE, with_defaults
 from taskflow.errors import PresenceLost, WorkerIdTaken
+from taskflow.logs import without_detail
 from taskflow.model import Priority
 
 log = structlog.get_logger(__name__)
 
-Session = psycopg.Connection[tuple[Any, ...]]
+
+class Session(psycopg.Connection[TupleRow]):
+    """A connection on which psycopg.OperationalError is raised if no answer comes within ``patience`` seconds."""
+
+    patience: float | None = None
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Every statement passes here."""
+        return super().wait(*arguments, **{"timeout": self.patience, **options})
+
 
 TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('taskflow.worker:' || %(name)s, 0))"
 
@@ -43,8 +54,10 @@ VALUES (%(name)s, %(host)s, %(pid)s, %(version)s, %(priorities)s::taskflow.prior
 RETURNING id
 """
 
+# A heartbeat waits neither for the disk nor for a standby: a server that forgets one will have the next.
 BEAT = """
-UPDATE taskflow.workers SET heartbeat_at = now() WHERE id = %(id)s AND stopped_at IS NULL
+UPDATE taskflow.workers SET heartbeat_at = now()
+WHERE id = %(id)s AND stopped_at IS NULL AND set_config('synchronous_commit', 'off', true) = 'off'
 RETURNING date_part('epoch', clock_timestamp())
 """
 
@@ -146,9 +159,9 @@ class Presence:
             except PresenceLost as lost:
                 self._on_lost(lost)
                 return
-            except AWAY as error:
+            except TROUBLE as error:
                 self._last_beat = 0.0
-                log.warning("presence.interrupted", worker=self._name, reason=str(error).strip())
+                log.warning("presence.interrupted", worker=self._name, reason=without_detail(error).strip())
             except Exception as error:  # noqa: BLE001 – a worker without presence must not go on in silence
                 self._on_lost(PresenceLost(self._name, f"its presence failed with {type(error).__name__}: {error}"))
                 return
@@ -160,7 +173,8 @@ class Presence:
             conn = again
 
     def _connect(self) -> Session:
-        conn = psycopg.connect(with_defaults(self._dsn, f"taskflow worker {self._name}"), autocommit=True)
+        conn = Session.connect(with_defaults(self._dsn, f"taskflow worker {self._name}"), autocommit=True)
+        conn.patience = self._beat + 1
         try:
             conn.execute("LISTEN taskflow")
             # A statement that hangs shall not pass for a heartbeat; a server that lost us shall free the name soon.
@@ -227,7 +241,7 @@ class Presence:
         while not stop.poll(1000 * pause):
             try:
                 conn = self._connect()
-            except AWAY:
+            except TROUBLE:
                 pause = min(2 * pause, 1.0)
                 continue
             # The server may still keep the name for our old session, so each beat tries to take it. If another worker

@@ -33,7 +33,8 @@ from taskflow.worker.strays import Strays
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 0.1
-STATEMENT_SECONDS: Final = 30.0
+STATEMENT_SECONDS: Final = 12.0
+"""Together with the link's slack so short that a connection cut without a word is noticed within 20 s."""
 FLUSH_SECONDS: Final = 10.0
 """How long a stopping worker tries to record its last outcomes; the rescue has them after that."""
 
