@@ -56,7 +56,7 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskfl
 REVOKE ALL ON ALL ROUTINES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
 
 GRANT USAGE ON SCHEMA taskflow TO taskflow_api, taskflow_worker, taskflow_readonly;
-GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history
+GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history, taskflow.schedules
     TO taskflow_api, taskflow_worker, taskflow_readonly;
 -- Which migrations there are: a server or worker starts where none is missing.
 GRANT SELECT ON taskflow._yoyo_migration TO taskflow_api, taskflow_worker;
@@ -90,6 +90,10 @@ GRANT EXECUTE ON FUNCTION
 GRANT UPDATE (attempt, result) ON taskflow.tasks TO taskflow_worker;
 GRANT INSERT (name, host, pid, version, priorities, concurrency) ON taskflow.workers TO taskflow_worker;
 GRANT UPDATE (heartbeat_at, stopped_at) ON taskflow.workers TO taskflow_worker;
+
+-- Schedules: the server makes and changes them, workers let them tick.
+GRANT INSERT, UPDATE, DELETE ON taskflow.schedules TO taskflow_api;
+GRANT INSERT, UPDATE ON taskflow.schedules TO taskflow_worker;
 
 -- Tokens: the server checks hashes, people see names, workers see neither.
 GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;

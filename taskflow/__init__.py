@@ -2,10 +2,10 @@
 
 from importlib.metadata import version
 
-from taskflow.registry import task
+from taskflow.registry import schedule, task
 from taskflow.retry import Backoff
 from taskflow.transactions import enqueue
 
-__all__ = ["Backoff", "enqueue", "task"]
+__all__ = ["Backoff", "enqueue", "schedule", "task"]
 
 __version__ = version("taskflow-pg")

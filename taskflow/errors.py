@@ -33,6 +33,15 @@ class InvalidTask(TaskflowError):
         self.problem = problem
 
 
+class InvalidSchedule(TaskflowError):
+    """A schedule cannot be kept as given; *field* names what is at fault."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
 class DuplicateTaskType(TaskflowError):
     """Two handlers are registered under one task type."""
 

@@ -8,6 +8,7 @@ claim       moving due rows from ``queued`` to ``running`` for one worker
 worker      one process started with ``taskflow-worker``
 presence    what tells the others that a worker lives: a session advisory lock plus a heartbeat
 rescue      putting back the running tasks of a worker that is gone; automatic
+schedule    a rule in the database that enqueues a task at each of its ticks
 recovery    the operator's command that re-queues old ``queued`` or ``failed`` tasks; by hand
 """
 
@@ -61,6 +62,28 @@ class NewTask(Struct, frozen=True, kw_only=True):
     max_attempts: int = 5
     scheduled_at: Time | None = None  # None: due at once, or after the delay
     delay: float | None = None  # seconds by the database's clock; scheduled_at wins
+
+
+class Missed(StrEnum):
+    """What a schedule does about ticks that came while no worker ran."""
+
+    SKIP = "skip"  # nothing, unless the latest is less than a minute ago
+    ONCE = "once"  # one task for all of them
+    ALL = "all"  # a task for each, for the latest thousand at most
+
+
+class NewSchedule(Struct, frozen=True, kw_only=True):
+    """A schedule that is to be kept: its tasks have its name. ``rule`` is as ``recurrence.parse_rule`` reads it."""
+
+    name: str
+    rule: str
+    time_zone: str = "UTC"
+    type: str
+    payload: Raw
+    priority: Priority = Priority.NORMAL
+    max_attempts: int
+    missed: Missed = Missed.ONCE
+    tick_field: str | None = None  # the payload's field that gets the time of the tick
 
 
 class ClaimedTask(Struct, frozen=True):

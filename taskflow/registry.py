@@ -10,7 +10,9 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
-from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidTask, UnknownTaskType
+from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidSchedule, InvalidTask, UnknownTaskType
+from taskflow.model import Missed, NewSchedule, Priority
+from taskflow.recurrence import check_name, parse_rule
 from taskflow.retry import Backoff
 
 Handler = Callable[..., Any]
@@ -46,6 +48,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._types: dict[str, TaskType] = {}
+        self._schedules: dict[str, NewSchedule] = {}
 
     def __iter__(self) -> Iterator[TaskType]:
         return iter(self._types.values())
@@ -69,12 +72,15 @@ class Registry:
         max_attempts: int = 5,
         timeout: float | None = None,
         backoff: Backoff | None = None,
+        schedule: str | None = None,
+        time_zone: str = "UTC",
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function, sync or async, as the handler of task type *name*.
 
         The payload's type is the annotation of the function's only parameter, or *payload*: a msgspec Struct, or
         anything msgspec can decode from a JSON object. A function without parameters ignores its payload.
-        *timeout* is in seconds per attempt. Raises DuplicateTaskType if the name is taken.
+        *timeout* is in seconds per attempt. *schedule* is the rule of a schedule of this name, with an empty payload.
+        Raises DuplicateTaskType if the name is taken, InvalidSchedule for a rule that cannot be read.
         """
         if not 1 <= len(name) <= 128:
             raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
@@ -96,9 +102,66 @@ class Registry:
                 backoff=backoff or Backoff(),
                 decoder=msgspec.json.Decoder(payload_type),
             )
+            if schedule is not None:
+                self.schedule(name, schedule, type=name, time_zone=time_zone)
             return function
 
         return register
+
+    def schedule(
+        self,
+        name: str,
+        rule: str,
+        *,
+        type: str,
+        payload: object = None,
+        time_zone: str = "UTC",
+        priority: Priority | str = Priority.NORMAL,
+        max_attempts: int | None = None,
+        missed: Missed | str = Missed.ONCE,
+        tick_field: str | None = None,
+    ) -> None:
+        """Declare the schedule *name*: at each tick of *rule*, a task of *type* with *payload* is enqueued.
+
+        *payload* is anything that JSON can write as an object; the time of the tick is put into its *tick_field*.
+        *max_attempts* is what the task type says, unless given. Raises InvalidSchedule.
+        """
+        check_name(name)
+        if name in self._schedules:
+            raise InvalidSchedule("name", f"there are two schedules {name!r}; give one another name")
+        parsed = parse_rule(rule, time_zone)
+        try:
+            body = Raw(msgspec.json.encode({} if payload is None else payload))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidSchedule("payload", f"cannot be written as JSON: {error}") from error
+        self._schedules[name] = NewSchedule(
+            name=name,
+            rule=parsed.text,
+            time_zone=time_zone,
+            type=type,
+            payload=body,
+            priority=Priority(priority),
+            max_attempts=max_attempts or 0,
+            missed=Missed(missed),
+            tick_field=tick_field,
+        )
+
+    def schedules(self) -> list[NewSchedule]:
+        """What was declared, by name; raises InvalidSchedule if the payload of one does not fit its task type."""
+        return [self.check_schedule(schedule) for _, schedule in sorted(self._schedules.items())]
+
+    def check_schedule(self, schedule: NewSchedule) -> NewSchedule:
+        """*schedule*, with its task type's max_attempts unless it has its own; raises InvalidSchedule."""
+        payload = bytes(schedule.payload)
+        if schedule.tick_field is not None and payload.startswith(b"{"):
+            payload = msgspec.json.encode({**msgspec.json.decode(payload), schedule.tick_field: "2000-01-01T00:00:00Z"})
+        try:
+            task_type = self.validate(schedule.type, payload)
+        except InvalidTask as error:
+            raise InvalidSchedule(error.field, f"{error.problem} (schedule {schedule.name!r})") from error
+        except UnknownTaskType as error:
+            raise InvalidSchedule("type", f"{error} (schedule {schedule.name!r})") from error
+        return msgspec.structs.replace(schedule, max_attempts=schedule.max_attempts or task_type.max_attempts)
 
     def validate(self, name: str, payload: bytes | Raw) -> TaskType:
         """The task type that *payload* fits; raises UnknownTaskType or InvalidTask (field ``payload…``)."""
@@ -142,12 +205,14 @@ registry = Registry()
 """Where ``@task`` registers."""
 
 task = registry.task
+schedule = registry.schedule
 
 
 def load(modules: Iterable[str]) -> Registry:
     """Import the modules that hold the user's task types, as seen from the working directory too.
 
-    Raises AppNotLoaded with the reason if one cannot be imported, or none of them registers a task type.
+    Raises AppNotLoaded with the reason if one cannot be imported, or none of them registers a task type, and
+    InvalidSchedule if the payload of a schedule does not fit its task type.
     """
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
@@ -159,4 +224,5 @@ def load(modules: Iterable[str]) -> Registry:
             raise AppNotLoaded(module, f"{type(error).__name__}: {error}") from error
     if not registry.names():
         raise AppNotLoaded(", ".join(names), "it registers no task type with @task")
+    registry.schedules()
     return registry

@@ -94,7 +94,10 @@ def shared_database(server: str, template: str) -> Iterator[str]:
 def dsn(shared_database: str) -> str:
     """The shared database, emptied before the test; ids go on growing."""
     with psycopg.connect(shared_database, autocommit=True) as conn:
-        conn.execute("DELETE FROM taskflow.tasks; DELETE FROM taskflow.attempts; DELETE FROM taskflow.workers")
+        conn.execute(
+            "DELETE FROM taskflow.tasks; DELETE FROM taskflow.attempts; DELETE FROM taskflow.workers;"
+            "DELETE FROM taskflow.schedules"
+        )
     return shared_database
 
 

@@ -116,8 +116,10 @@ SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|que
         *(
             ("api", name)
             for name in STATEMENTS
-            if re.match(r"taskflow\.(queries|stats|queue\.(enqueue|cancel|recover))\b", name)
+            if re.match(r"taskflow\.(queries|stats|schedules|queue\.(enqueue|cancel|recover|tick))\b", name)
         ),
+        ("worker", "taskflow.schedules.DECLARE"),
+        ("worker", "taskflow.schedules.STILL_DECLARED"),
         ("api", "taskflow.tokens.LIVE"),
         ("api", "taskflow.tokens.ANY"),
         ("api", "taskflow.cli.waiting.APPLIED"),

@@ -29,6 +29,7 @@ from taskflow.worker.meter import Meter
 from taskflow.worker.presence import Presence, Registration
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
+from taskflow.worker.ticks import ticks
 
 log = structlog.get_logger(__name__)
 
@@ -165,6 +166,7 @@ async def _work(
         chores = [
             _rescue(options, presence, registration, Strays(worker, slots, finisher)),
             Chore(options.lease / 5, cancellations.look),
+            *ticks(registry.schedules()),
         ]
         jobs = [
             asyncio.create_task(finisher.run()),

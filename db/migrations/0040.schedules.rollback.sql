@@ -1,0 +1,2 @@
+DROP TABLE taskflow.schedules;
+DROP TYPE taskflow.missed;
