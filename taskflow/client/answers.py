@@ -1,0 +1,47 @@
+"""What the server answers."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from taskflow.model import Priority, Status, Time
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """A task as it stood; ``error`` is of the latest failed attempt. A list tells neither payload nor result."""
+
+    id: int
+    name: str
+    type: str
+    priority: Priority
+    status: Status
+    attempt: int
+    max_attempts: int
+    payload: dict[str, Any] = {}
+    result: Any = None
+    error: str | None = None
+    worker: str | None = None
+    created_at: Time
+    updated_at: Time
+    scheduled_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One change of a task's status."""
+
+    old_status: Status
+    new_status: Status
+    attempt: int
+    worker: str | None = None
+    reason: str | None = None
+    created_at: Time
+
+
+class Page(Struct, frozen=True):
+    """Some tasks; ``next`` is the cursor of the next page, and ``complete`` false if this one may be short."""
+
+    tasks: list[Task]
+    next: str | None = None
+    complete: bool = True

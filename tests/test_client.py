@@ -1,0 +1,168 @@
+"""The Python client against a real server, sync and async."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from inspect import isawaitable
+from typing import Any
+
+import httpx
+import pytest
+from commands import free_port
+from conftest import MakeTask, ask, look
+from msgspec import Struct
+from serving import make_token, served_in_a_thread
+
+from taskflow import client as taskflow_client
+from taskflow.client import (
+    ApiError,
+    AsyncClient,
+    BadRequest,
+    Client,
+    Conflict,
+    NotAllowed,
+    NotFound,
+    StillRunning,
+    Unavailable,
+    Unreachable,
+)
+from taskflow.database import Connection
+from taskflow.model import Status
+from taskflow.scopes import Scope
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+async def make(request: pytest.FixtureRequest, dsn: str) -> AsyncIterator[Make]:
+    """``make(…)``: a client of a server over the emptied database, closed after the test."""
+    opened: list[Any] = []
+    with served_in_a_thread(dsn) as url:
+
+        def open_client(url: str = url, **options: Any) -> Any:
+            opened.append(request.param(url, trust_env=False, **options))
+            return opened[-1]
+
+        yield open_client
+        for one in opened:
+            await done(one.close())
+
+
+@pytest.fixture
+def client(make: Make) -> Any:
+    return make()
+
+
+async def done(value: Any) -> Any:
+    """What a sync client gave, or an async one gives when awaited."""
+    return await value if isawaitable(value) else value
+
+
+class Letter(Struct):
+    to: str
+
+
+async def test_a_task_is_enqueued_looked_at_cancelled_and_retried(client: Any, conn: Connection):
+    id = await done(client.enqueue("print_letter", Letter("Ada"), priority="high", delay_seconds=60, max_attempts=None))
+    task = await done(client.get(id))
+    assert (task.name, task.priority, task.status, task.payload) == ("print_letter", "high", "queued", {"to": "Ada"})
+    assert (task.scheduled_at - task.created_at).total_seconds() == 60
+    assert (await done(client.cancel(id, "enough"))).error == "enough"
+    assert (await done(client.retry(id))).status is Status.QUEUED
+    (cancelled, queued) = await done(client.history(id))
+    assert (cancelled.new_status, queued.new_status, queued.reason) == ("cancelled", "queued", "retry by hand")
+    page = await done(client.find(status=Status.QUEUED, type="print_letter", limit=1, name=None))
+    assert ([task.id for task in page.tasks], page.next) == ([id], None)
+
+
+async def test_many_are_enqueued_at_once_or_none(client: Any, conn: Connection):
+    tasks = [{"type": "print_letter", "payload": {"to": name}, "name": f"to {name}"} for name in ("Ada", "Bob")]
+    ids = await done(client.enqueue_many([*tasks, {"type": "anything"}]))
+    assert [(await look(conn, id))["name"] for id in ids] == ["to Ada", "to Bob", "anything"]
+    with pytest.raises(BadRequest) as refused:
+        await done(client.enqueue_many([*tasks, {"type": "print_letter"}]))
+    assert refused.value.errors[0]["index"] == 2
+    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks") == 3
+
+
+async def test_waiting_ends_with_the_task_or_the_time(client: Any, conn: Connection, make_task: MakeTask):
+    ended, queued = await make_task(Status.FAILED), await make_task()
+    assert (await done(client.wait(ended))).status is Status.FAILED
+    with pytest.raises(StillRunning) as late:
+        await done(client.wait(queued, seconds=0.2))
+    assert late.value.task.id == queued
+
+
+async def test_problems_become_errors_that_say_what_is_at_fault(client: Any, make_task: MakeTask):
+    with pytest.raises(BadRequest) as refused:
+        await done(client.enqueue("print_letter", {"to": 1}))
+    assert (refused.value.status, refused.value.field) == (400, "payload.to")
+    with pytest.raises(BadRequest, match="unknown task type"):
+        await done(client.enqueue("nothing"))
+    with pytest.raises(NotFound):
+        await done(client.get(2**60))
+    with pytest.raises(Conflict):
+        await done(client.cancel(await make_task(Status.SUCCEEDED)))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_token_is_sent(own_database: str, kind: Any):
+    token = make_token(own_database, Scope.ENQUEUE)
+    with served_in_a_thread(own_database) as url:
+        stranger, known = kind(url, trust_env=False), kind(url, token, trust_env=False)
+        with pytest.raises(NotAllowed, match="401"):
+            await done(stranger.enqueue("anything"))
+        assert await done(known.enqueue("anything"))
+        with pytest.raises(NotAllowed, match="403"):
+            await done(known.get(1))
+        await done(stranger.close())
+        await done(known.close())
+
+
+class Moody:
+    """A server that answers as it is told, and counts."""
+
+    def __init__(self, *statuses: int | None) -> None:
+        self.statuses = list(statuses)
+        self.asked = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        status = self.statuses.pop(0)
+        if status is None:
+            raise httpx.ConnectError("it is down")
+        body: dict[str, Any] = {"title": "T", "detail": "D", "added_task_id": 7, "history": []}
+        return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+
+
+async def test_only_what_may_be_repeated_is_sent_again(make: Make):
+    async def outcome(moody: Moody, do: Callable[[Any], Awaitable[Any]]) -> tuple[Any, int]:
+        client = make("http://test", transport=httpx.MockTransport(moody))
+        try:
+            return await done(do(client)), moody.asked
+        except (ApiError, Unreachable) as error:
+            return type(error), moody.asked
+
+    def read(client: Any) -> Any:
+        return client.history(1)
+
+    def write(client: Any) -> Any:
+        return client.enqueue("anything")
+
+    assert await outcome(Moody(503, None, 429, 200), read) == ([], 4)
+    assert await outcome(Moody(503, 503, 503, 503), read) == (Unavailable, 4)
+    assert await outcome(Moody(None, None, None, None), read) == (Unreachable, 4)
+    assert await outcome(Moody(500), read) == (ApiError, 1)
+    assert await outcome(Moody(429, 200), write) == (7, 2)
+    assert await outcome(Moody(503), write) == (Unavailable, 1)
+    assert await outcome(Moody(None), write) == (Unreachable, 1)
+
+
+def test_a_server_that_is_not_there_is_told_by_name():
+    with Client(f"http://127.0.0.1:{free_port()}", trust_env=False) as client:
+        client.retries = 0
+        with pytest.raises(Unreachable, match="GET /tasks/1"):
+            client.get(1)
+
+
+def test_each_method_is_explained():
+    for name in ("enqueue", "enqueue_many", "get", "find", "history", "cancel", "retry", "wait"):
+        assert getattr(taskflow_client.Client, name).__doc__, name
