@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 
 import pytest
 from support import claimed, eventually, record_log
 
+from taskflow.logs import current_task
 from taskflow.model import ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import Registry
 from taskflow.worker import slots as slots_module
@@ -243,3 +245,61 @@ async def test_more_sync_handlers_than_the_loops_own_threads_run_at_once(clock: 
     assert await ground.slots.wait_for_all(30)
     assert len(ground.outcomes) == 64
     assert ground.slots.close()
+
+
+async def test_attempts_that_follow_each_other_in_a_lane_do_not_see_each_others_context(ground: Ground):
+    seen: list[tuple[str, int | None]] = []
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+    @ground.registry.task("leaves_a_trace")
+    async def leaves_a_trace() -> None:
+        task = current_task.get()
+        seen.append((variable.get(), task and task.id))
+        variable.set("set by another attempt")
+
+    ground.slots.start([claimed(id, type="leaves_a_trace") for id in range(1, 6)])
+    assert await ground.slots.wait_for_all(30)
+    assert seen == [("unset", id) for id in range(1, 6)]
+
+
+async def test_a_handler_that_waits_holds_up_none_of_its_batch(ground: Ground):
+    @ground.registry.task("instant")
+    async def instant() -> None: ...
+
+    types = ["instant", "in_loop", "instant", "in_loop", "in_thread", "instant"]
+    ground.slots.start([claimed(id, type=type) for id, type in enumerate(types, 1)])
+    await eventually(lambda: len(ground.reports) == 3)
+    assert set(ground.outcomes) == {1, 3, 6}
+    await eventually(lambda: len(ground.began) == 3)
+    ground.may_end.set()
+    assert await ground.slots.wait_for_all(30)
+    assert len(ground.outcomes) == 6
+
+
+async def test_a_handler_that_cancels_itself_or_waits_leaves_its_lane_to_nobody(ground: Ground):
+    lanes: list[asyncio.Task[object] | None] = []
+
+    @ground.registry.task("cancels_itself")
+    async def cancels_itself() -> None:
+        lane = asyncio.current_task()
+        assert lane is not None
+        assert not lane.cancelling()
+        lane.cancel()
+        lanes.append(lane)
+
+    @ground.registry.task("waits")
+    async def waits() -> None:
+        await asyncio.sleep(0)
+        lanes.append(asyncio.current_task())
+
+    ground.slots.start([claimed(id, type=type) for id, type in enumerate(["cancels_itself", "waits"] * 3, 1)])
+    assert await ground.slots.wait_for_all(30)
+    assert ground.outcomes == dict.fromkeys(range(1, 7), Succeeded())
+    assert len(set(lanes)) == 6
+
+
+async def test_what_was_claimed_but_has_not_begun_is_released_too(ground: Ground):
+    ground.slots.start([claimed(id, type="in_loop") for id in range(1, 4)])
+    await ground.slots.release_all()
+    assert ground.began == []
+    assert ground.outcomes == dict.fromkeys((1, 2, 3), Released("its worker stops"))

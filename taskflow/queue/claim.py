@@ -65,7 +65,8 @@ async def claim(
     """
     marks = {} if marks is None else marks
     starts = [marks.get(priority, START) for priority in priorities]
-    cursor = await conn.execute(
+    cursor = conn.cursor(binary=True)
+    await cursor.execute(
         CLAIM,
         {
             "worker": worker,

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Final
 
 import structlog
 
-from taskflow.model import Cancelled, ClaimedTask, Outcome
+from taskflow.logs import current_task
+from taskflow.model import Cancelled, ClaimedTask, Outcome, Released
 from taskflow.registry import Registry
 from taskflow.worker.attempt import Attempt, Interruption, run_attempt
 from taskflow.worker.meter import Meter
@@ -24,6 +27,9 @@ Report = Callable[[ClaimedTask, Outcome], None]
 class Slots:
     """Runs at most *size* attempts at once and reports each one's outcome once.
 
+    Attempts run in lanes, which are asyncio tasks: handlers that never wait share one, for it would cost more than they
+    do. No attempt waits for another that waits: it has a lane of its own.
+
     An attempt keeps its slot until its handler has really ended, also where its outcome had to be reported before:
     a thread cannot be stopped.
     """
@@ -37,40 +43,66 @@ class Slots:
         self._report = report
         self._meter = meter
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="handler")
+        self._waiting: deque[ClaimedTask] = deque()
         self._running: set[Attempt] = set()
         self._changed = asyncio.Event()
+        self._turn = 0
+        self._context = copy_context()
+        self._context.run(current_task.set, None)
 
     @property
     def free(self) -> int:
         """How many more attempts may start now."""
-        return self.size - len(self._running)
+        return self.size - self.running
 
     @property
     def running(self) -> int:
-        """How many attempts run now."""
-        return len(self._running)
+        """How many attempts run now, or are about to."""
+        return len(self._running) + len(self._waiting)
 
     @property
     def claims(self) -> set[tuple[int, int]]:
         """Id and attempt of each task that runs now."""
-        return {(attempt.task.id, attempt.task.attempt) for attempt in self._running}
+        return {(task.id, task.attempt) for task in (*self._waiting, *(attempt.task for attempt in self._running))}
 
-    def start(self, tasks: Iterable[ClaimedTask]) -> None:
+    def start(self, tasks: Sequence[ClaimedTask]) -> None:
         """Run *tasks*, each in a slot of its own."""
+        self._waiting.extend(tasks)
+        self._add_lanes(min(len(tasks), 1))
+
+    def _add_lanes(self, count: int) -> None:
+        """Make *count* lanes; then, when each of them had its turn, as many as there are attempts left over."""
         loop = asyncio.get_running_loop()
-        now = time.monotonic()
-        for task in tasks:
+        self._turn += 1
+        for _ in range(count):
+            loop.create_task(self._run_lane(), context=self._context.copy())  # noqa: RUF006 – its attempt keeps it
+        if count:
+            loop.call_soon(lambda: self._add_lanes(len(self._waiting)))
+
+    async def _run_lane(self) -> None:
+        """Run attempts until one waits, is cancelled, or leaves another context behind than it found."""
+        lane, turn = asyncio.current_task(), self._turn
+        assert lane is not None
+        while self._waiting and self._turn == turn:
+            task = self._waiting.popleft()
             task_type = self._registry.find(task.type)
             limit = (task_type.timeout if task_type is not None else None) or self._time_out
-            attempt = Attempt(task, task_type, limit, now)
+            attempt = Attempt(task, task_type, limit, time.monotonic(), job=lane)
             self._running.add(attempt)
-            attempt.job = loop.create_task(self._run(attempt))
+            outcome = await run_attempt(attempt, self._threads)
+            self._running.discard(attempt)
+            self._tell(attempt, outcome)
+            self._changed.set()
+            if lane.cancelling() or not self._is_clean():
+                return
 
-    async def _run(self, attempt: Attempt) -> None:
-        outcome = await run_attempt(attempt, self._threads)
-        self._running.discard(attempt)
-        self._tell(attempt, outcome)
-        self._changed.set()
+    def _is_clean(self) -> bool:
+        """Whether the context variables of this lane are as they were before its attempt."""
+        current_task.set(None)
+        try:
+            return copy_context() == self._context
+        except Exception:  # noqa: BLE001 – the values' own comparison
+            return False
 
     def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
         if not attempt.reported:
@@ -102,7 +134,7 @@ class Slots:
         """Wait until all attempts have ended, at most *seconds*; whether they have."""
         try:
             async with asyncio.timeout(seconds):
-                while self._running:
+                while self.running:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -129,6 +161,8 @@ class Slots:
 
     async def release_all(self) -> None:
         """Interrupt what still runs and report it as released; a handler that does not end is left to the process."""
+        while self._waiting:
+            self._report(self._waiting.popleft(), Released(Interruption.RELEASED.value))
         for attempt in self._running:
             attempt.interrupt(Interruption.RELEASED)
         has_ended = await self.wait_for_all(1.0)
