@@ -26,7 +26,8 @@ KUBERNETES = ["1.30", "1.33", "1.37"]
 
 # Operators bring these kinds; their schemas are not at hand in a test.
 CUSTOM = {
-    "Cluster", "ExternalSecret", "ObjectStore", "Pooler", "ScaledObject", "ScheduledBackup", "TriggerAuthentication",
+    "Cluster", "ExternalSecret", "ObjectStore", "PodMonitor", "Pooler", "PrometheusRule", "ScaledObject",
+    "ScheduledBackup", "ServiceMonitor", "TriggerAuthentication",
 }  # fmt: skip
 
 Values = dict[str, Any]
@@ -271,6 +272,16 @@ def test_a_managed_database_is_named_by_host_or_by_the_url_in_the_secret() -> No
         (container,) = pod_of(find(render({"database": database}), "Deployment", "taskflow-server"))["containers"]
         assert environment(container).get("DB_HOST") == host
         assert container["envFrom"] == [{"secretRef": {"name": "taskflow-database"}}]
+
+
+def test_prometheus_and_grafana_get_the_files_as_they_are() -> None:
+    manifests = rendered("values-production.yaml")
+    rules = (CHART / "files" / "rules.yaml").read_text()
+    assert find(manifests, "PrometheusRule", "taskflow-alerts")["spec"] == msgspec.yaml.decode(rules)
+    shown = find(manifests, "ConfigMap", "taskflow-dashboard")["data"]["taskflow.json"]
+    assert msgspec.json.decode(shown) == msgspec.json.decode((CHART / "files" / "dashboard.json").read_bytes())
+    (endpoint,) = find(manifests, "ServiceMonitor", "taskflow-server")["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "taskflow-metrics", "key": "token"}}
 
 
 def test_a_secret_can_come_from_a_store_before_the_migration_needs_it() -> None:

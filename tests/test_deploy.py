@@ -98,8 +98,10 @@ def test_the_health_check_asks_the_server_or_the_worker(variables: list[str], li
 
 class Service(Struct):
     image: str
-    environment: dict[str, str | None]
+    environment: dict[str, str | None] = {}
     command: list[str] = []
+    profiles: list[str] = []
+    volumes: list[str] = []
     restart: str | None = None
     ports: list[str] = []
     stop_grace_period: str | None = None
@@ -121,7 +123,9 @@ def test_the_compose_file_fits_the_specification() -> None:
 
 
 def test_compose_starts_a_migration_a_server_and_a_worker_per_priority(compose: Compose) -> None:
-    assert set(compose.services) == {"postgres", "migrate", "server", *WORKERS}
+    always = {name for name, service in compose.services.items() if not service.profiles}
+    assert always == {"postgres", "migrate", "server", *WORKERS}
+    assert compose.services.keys() - always == {"pgbouncer", "prometheus", "grafana"}
     for name in WORKERS:
         assert compose.services[name].command[-2:] == ["--priority", name.removeprefix("worker-")]
 
@@ -149,6 +153,13 @@ def test_compose_gives_a_worker_more_than_its_grace(compose: Compose) -> None:
         worker = compose.services[name]
         assert worker.stop_grace_period is not None
         assert int(worker.stop_grace_period.removesuffix("s")) > int(worker.environment["WORKER_GRACE_IN_SECONDS"] or 0)
+
+
+def test_compose_pins_its_images_and_mounts_files_that_exist(compose: Compose) -> None:
+    for service in compose.services.values():
+        assert re.search(r":(v?\d+\.\d+|local$)", service.image)
+        mounted = [volume.partition(":")[0] for volume in service.volumes if volume.startswith("./")]
+        assert all((ROOT / path).is_file() for path in mounted)
 
 
 def test_compose_runs_taskflow_with_a_read_only_root_and_no_capabilities(compose: Compose) -> None:
