@@ -11,6 +11,7 @@
 --   taskflow_readonly  people and dashboards
 --
 -- Nobody but the owner can change or delete the attempts that a task has left behind, or what a task was asked to do.
+-- Two functions do for others what they may not do themselves: give a queued task another priority, delete a final one.
 
 DO $$
 DECLARE
@@ -79,6 +80,8 @@ GRANT INSERT (task_id, attempt, worker_id, started_at, ended_at, requeued_at, ou
     ON taskflow.attempts TO taskflow_api, taskflow_worker;
 GRANT EXECUTE ON FUNCTION
     taskflow.first_id_since(timestamptz),
+    taskflow.reprioritise(bigint[], taskflow.priority),
+    taskflow.delete_final(bigint[]),
     taskflow.cancel(bigint[], text),
     taskflow.retry(bigint[]),
     taskflow.recover(taskflow.status, integer, integer),

@@ -27,6 +27,7 @@ ROUTES: Final = (
     tasks.add_task,
     tasks.show_task,
     tasks.show_history,
+    actions.act,
     actions.cancel_task,
     actions.retry_task,
     workers.list_workers,

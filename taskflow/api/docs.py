@@ -14,7 +14,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
 from taskflow.api import examples, listing
-from taskflow.api.actions import Cancellation
+from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
@@ -33,6 +33,8 @@ PAGES: Final = Path(str(files("taskflow.api") / "pages"))
 BODIES: Final = (
     TaskRequest,
     Cancellation,
+    ActionRequest,
+    ActionResult,
     Added,
     AddedTasks,
     TaskView,
@@ -89,6 +91,8 @@ class Document(JsonRenderPlugin):
         )
         cancellation = {"$ref": "#/components/schemas/Cancellation"}
         _take(paths["/tasks/{id}/cancel"], {JSON: {"schema": cancellation}}, required=False)
+        action = {"$ref": "#/components/schemas/ActionRequest"}
+        _take(paths["/tasks/actions"], {JSON: {"schema": action, "example": examples.ACTION}})
         paths["/tasks"]["get"] = paths["/tasks"]["get"] | {"parameters": listing.parameters(schemas.pop("ListRequest"))}
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body

@@ -19,6 +19,7 @@ PAYLOAD: Final = Raw(b'{"to": "ada@example.com"}')
 
 REQUEST: Final = {"name": "welcome Ada", "type": "send_email", "payload": msgspec.json.decode(PAYLOAD)}
 BATCH: Final = [REQUEST, REQUEST | {"priority": "low", "delay_seconds": 3600, "max_attempts": 3}]
+ACTION: Final = {"action": "retry", "filter": {"status": "failed", "type": "send_email"}, "dry_run": True}
 LINES: Final = msgspec.json.Encoder().encode_lines(BATCH).decode()
 
 

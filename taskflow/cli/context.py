@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ import rich_click as click
 from taskflow.errors import DatabaseUnavailable, SettingsError, TaskflowError
 
 if TYPE_CHECKING:
+    from taskflow.database import Connection
     from taskflow.settings import Settings
 
 P = ParamSpec("P")
@@ -102,3 +103,20 @@ def run_async(work: Coroutine[Any, Any, R]) -> R:
     import asyncio
 
     return asyncio.run(work)
+
+
+def with_database(work: Callable[["Connection"], Awaitable[R]]) -> R:
+    """What *work* gives on a connection to the database in force."""
+    from taskflow.database import connect
+    from taskflow.migrate import migrate
+
+    settings = load_settings()
+
+    async def run(dsn: str) -> R:
+        async with await connect(dsn, "taskflow cli") as conn:
+            return await work(conn)
+
+    with open_database(settings) as dsn:
+        if settings.dsn is None:
+            migrate(dsn)  # nobody else may come to migrate the embedded one
+        return run_async(run(dsn))

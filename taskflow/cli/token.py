@@ -1,20 +1,17 @@
 """``taskflow token``: make, list and revoke the tokens that let requests in."""
 
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from taskflow.cli.context import load_settings, open_database, run_async, tells_errors, version_option
+from taskflow.cli.context import tells_errors, version_option, with_database
 from taskflow.scopes import Scope
 
 if TYPE_CHECKING:
     from taskflow.database import Connection
     from taskflow.tokens import TokenView
-
-T = TypeVar("T")
 
 SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 LONGEST: Final = 36_500 * SECONDS["d"]
@@ -68,7 +65,7 @@ def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> Non
 
         return await tokens.create(conn, name, wanted, expires)
 
-    click.echo(_with_database(store))
+    click.echo(with_database(store))
     click.echo("Keep it now: it is shown this once. Send it as `Authorization: Bearer …`", err=True)
 
 
@@ -79,7 +76,7 @@ def list_tokens() -> None:
     from taskflow import tokens
 
     shown = [("ID", "NAME", "SCOPES", "CREATED", "EXPIRES", "STATE")]
-    shown += [_describe(token) for token in _with_database(tokens.list_all)]
+    shown += [_describe(token) for token in with_database(tokens.list_all)]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -96,7 +93,7 @@ def revoke(token: str) -> None:
 
         return await tokens.revoke(conn, token)
 
-    id, name = _with_database(end)
+    id, name = with_database(end)
     click.echo(f"revoked token {name} (id {id})")
 
 
@@ -108,20 +105,3 @@ def _describe(token: "TokenView") -> tuple[str, ...]:
 
 def _minute(time: datetime | None) -> str:
     return "never" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%MZ}"
-
-
-def _with_database(work: Callable[["Connection"], Awaitable[T]]) -> T:
-    """What *work* gives on a connection to the database in force."""
-    from taskflow.database import connect
-    from taskflow.migrate import migrate
-
-    settings = load_settings()
-
-    async def run(dsn: str) -> T:
-        async with await connect(dsn, "taskflow token") as conn:
-            return await work(conn)
-
-    with open_database(settings) as dsn:
-        if settings.dsn is None:
-            migrate(dsn)  # nobody else may come to migrate the embedded one
-        return run_async(run(dsn))

@@ -57,10 +57,10 @@ class Found(Struct, frozen=True):
     is_full: bool
 
 
-# Ids are drawn in the order of time but for transactions that take long; an hour is longer than any should take.
+# Ids are drawn in the order of created_at, but for transactions that enqueue long after their begin: up to a minute.
 RANGE = """
-SELECT greatest(%(first)s, taskflow.first_id_since(%(created_after)s::timestamptz - interval '1 hour')),
-       least(%(last)s, taskflow.first_id_since(%(created_before)s::timestamptz + interval '1 hour') - 1)
+SELECT greatest(%(first)s, taskflow.first_id_since(%(created_after)s::timestamptz - interval '1 minute')),
+       least(%(last)s, taskflow.first_id_since(%(created_before)s::timestamptz + interval '1 minute') - 1)
 """
 
 # The last row that was read is told although it may not match.

@@ -1,0 +1,45 @@
+-- What people do to many tasks at once, and nobody may do to a task in other ways: see deploy/roles.sql.
+-- depends: 0040.schedules
+
+-- Queued tasks of another priority; the others, and those that have it already, are left alone and not answered.
+CREATE FUNCTION taskflow.reprioritise(ids bigint[], priority taskflow.priority) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH old AS (
+        SELECT id
+        FROM taskflow.tasks AS task
+        WHERE task.id = ANY ($1) AND task.status = 'queued' AND task.priority <> $2
+        ORDER BY id
+        FOR UPDATE
+    ), moved AS (
+        UPDATE taskflow.tasks AS task
+        SET priority = $2, updated_at = now()
+        FROM old
+        WHERE task.id = old.id
+        RETURNING task.id
+    ), woken AS MATERIALIZED (
+        SELECT taskflow.wake($2) FROM moved LIMIT 1
+    )
+    SELECT id FROM moved WHERE (SELECT count(*) FROM woken) > 0
+$$;
+
+-- Final tasks are deleted, with the attempts that they have left behind; the others are left alone and not answered.
+CREATE FUNCTION taskflow.delete_final(ids bigint[]) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH final AS (
+        SELECT id
+        FROM taskflow.tasks
+        WHERE id = ANY ($1) AND status IN ('succeeded', 'failed', 'cancelled')
+        ORDER BY id
+        FOR UPDATE
+    ), deleted AS (
+        DELETE FROM taskflow.tasks AS task
+        USING final
+        WHERE task.id = final.id
+        RETURNING task.id
+    ), forgotten AS (
+        DELETE FROM taskflow.attempts AS attempt
+        USING final
+        WHERE attempt.task_id = final.id
+    )
+    SELECT id FROM deleted
+$$;
