@@ -22,7 +22,9 @@ CREATE FUNCTION taskflow.wake_for_new_task() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Asked again, for the first yes may have been another enqueue that asked at the same instant.
-    IF NEW.status = 'queued' AND NOT NEW.held THEN
+    IF NEW.held THEN
+        PERFORM pg_notify('taskflow', 'gate');
+    ELSIF NEW.status = 'queued' THEN
         PERFORM taskflow.wake(NEW.priority);
     END IF;
     RETURN NULL;

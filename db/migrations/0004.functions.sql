@@ -2,33 +2,56 @@
 -- depends: 0003.wake_up
 
 CREATE FUNCTION taskflow.enqueue(
-    type         text,
-    payload      jsonb DEFAULT '{}',
-    name         text DEFAULT NULL,              -- null: the type
-    priority     taskflow.priority DEFAULT 'normal',
-    max_attempts integer DEFAULT 5,
-    scheduled_at timestamptz DEFAULT NULL        -- null: due at once
+    type          text,
+    payload       jsonb DEFAULT '{}',
+    name          text DEFAULT NULL,              -- null: the type
+    priority      taskflow.priority DEFAULT 'normal',
+    max_attempts  integer DEFAULT 5,
+    scheduled_at  timestamptz DEFAULT NULL,       -- null: due at once
+    after         bigint[] DEFAULT NULL,          -- claimed only when these tasks have succeeded
+    after_failure text DEFAULT 'cancel',          -- if one does not: cancel this one, or run it all the same
+    order_key     text DEFAULT NULL,              -- tasks of one key run one at a time, in the order of their ids
+    tenant        text DEFAULT NULL,              -- tenants with work take turns
+    limit_key     text DEFAULT NULL               -- for the type's limits per key
 ) RETURNS bigint
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE plpgsql AS $$
+DECLARE
+    id bigint;
+BEGIN
+    IF num_nonnulls(after, order_key, tenant, limit_key) > 0 THEN
+        RETURN taskflow.enqueue_held(jsonb_build_array(jsonb_build_object(
+            'type', $1, 'payload', $2, 'name', $3, 'priority', $4, 'max_attempts', $5, 'scheduled_at', $6,
+            'after', $7, 'after_failure', $8, 'order_key', $9, 'tenant', $10, 'limit_key', $11)));
+    END IF;
     INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
     VALUES ($1, $2, coalesce($3, $1), $4, $5, coalesce($6, now()))
-    RETURNING id
+    RETURNING tasks.id INTO id;
+    RETURN id;
+END
 $$;
 
 -- Many tasks in one statement: a JSON array of objects with the parameters of taskflow.enqueue as keys. All or nothing;
 -- the ids come in the array's order. A thousand tasks a call are as fast as it gets.
 CREATE FUNCTION taskflow.enqueue_many(tasks jsonb) RETURNS SETOF bigint
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF jsonb_path_exists(tasks, '$[*] ? (exists (@.after) || exists (@.order_key) || exists (@.tenant)
+                                         || exists (@.limit_key))') THEN
+        RETURN QUERY SELECT taskflow.enqueue_held(tasks);
+        RETURN;
+    END IF;
+    RETURN QUERY
     INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
-    SELECT type, coalesce(payload, '{}'), coalesce(name, type), coalesce(priority, 'normal'), coalesce(max_attempts, 5),
-           coalesce(scheduled_at, now())
+    SELECT given.type, coalesce(given.payload, '{}'), coalesce(given.name, given.type),
+           coalesce(given.priority, 'normal'), coalesce(given.max_attempts, 5), coalesce(given.scheduled_at, now())
     FROM ROWS FROM (
             jsonb_to_recordset($1)
             AS (type text, payload jsonb, name text, priority taskflow.priority, max_attempts integer,
                 scheduled_at timestamptz)
          ) WITH ORDINALITY AS given (type, payload, name, priority, max_attempts, scheduled_at, position)
-    ORDER BY position
-    RETURNING id
+    ORDER BY given.position
+    RETURNING id;
+END
 $$;
 
 -- The max_attempts that gives a task its first budget again: recovery and retry by hand raise it, for attempt numbers
@@ -67,10 +90,18 @@ LANGUAGE sql VOLATILE AS $$
         UPDATE taskflow.tasks AS task
         SET status = 'queued', scheduled_at = now(), updated_at = now(),
             started_at = NULL, finished_at = NULL, worker_id = NULL,
+            held = EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.task_id = task.id),
             max_attempts = taskflow.fresh_budget(task.id, task.attempt, task.max_attempts)
         FROM old
         WHERE task.id = old.id
         RETURNING task.id, task.priority
+    ), held_back AS (
+        UPDATE taskflow.holds AS hold
+        SET state = CASE WHEN hold.position = (SELECT min(h.position) FROM taskflow.holds AS h
+                                               WHERE h.task_id = hold.task_id)
+                         THEN 'waiting' ELSE 'later' END::taskflow.hold_state
+        FROM old
+        WHERE hold.task_id = old.id
     ), woken AS MATERIALIZED (
         SELECT taskflow.wake(priority) FROM (SELECT DISTINCT priority FROM requeued) AS priorities
     )

@@ -40,6 +40,7 @@ WHERE task.id = ANY (ARRAY(
             WHERE ready.status = 'queued' AND NOT ready.held
               AND ready.priority = mark.priority AND ready.scheduled_at <= now()
               AND (ready.scheduled_at, ready.id) > (to_timestamp(mark.scheduled_at), mark.id)
+              AND ready.type <> ALL (%(excluded)s::text[])
             ORDER BY ready.scheduled_at, ready.id
             LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED
@@ -55,12 +56,17 @@ RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::tex
 
 
 async def claim(
-    conn: Connection, worker: int, priorities: Sequence[Priority], limit: int, marks: dict[Priority, Mark] | None = None
+    conn: Connection,
+    worker: int,
+    priorities: Sequence[Priority],
+    limit: int,
+    marks: dict[Priority, Mark] | None = None,
+    excluded: Sequence[str] = (),
 ) -> list[ClaimedTask]:
     """Claim at most *limit* due tasks: the highest priority first, then the longest due.
 
     *priorities* are given in that order. Tasks at or before their priority's mark are passed over; *marks* moves on to
-    the last claimed ones. An empty answer means that nothing is due behind the marks, or that *worker* was taken for
+    the last claimed ones; tasks of *excluded* types are left alone. An empty answer means that nothing is due behind the marks, or that *worker* was taken for
     gone.
     """
     marks = {} if marks is None else marks
@@ -74,6 +80,7 @@ async def claim(
             "scheduled_at": array(start.scheduled_at for start in starts),
             "ids": array(start.id for start in starts),
             "limit": limit,
+            "excluded": list(excluded) or "{}",
         },
     )
     rows = await cursor.fetchall()

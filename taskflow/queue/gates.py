@@ -1,0 +1,176 @@
+"""Gates: what keeps queued tasks from being claimed although they are due, and how they pass.
+
+``db/migrations`` holds the rules, as functions: whoever enqueues by SQL is bound by them too.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from taskflow.database import Connection
+from taskflow.model import Priority
+
+
+class Policy(Struct, frozen=True):
+    """What is in force for the whole fleet; by default nothing is."""
+
+    uses_gates: bool = False
+    excluded: tuple[str, ...] = ()  # task types that are paused, or limited and not adopted yet
+    paused: frozenset[Priority] = frozenset()
+    is_adopted: bool = True
+
+
+POLICY = """
+SELECT EXISTS (SELECT FROM taskflow.holds WHERE state = 'waiting') OR EXISTS (SELECT FROM taskflow.holds WHERE state = 'passed'),
+       ARRAY(SELECT type FROM taskflow.limits WHERE paused_at IS NOT NULL OR adopted_at IS NULL),
+       ARRAY(SELECT priority::text FROM taskflow.pauses),
+       NOT EXISTS (SELECT FROM taskflow.limits WHERE adopted_at IS NULL)
+"""
+
+
+async def find_policy(conn: Connection) -> Policy:
+    """What is in force now."""
+    row = await (await conn.execute(POLICY)).fetchone()
+    assert row is not None
+    uses_gates, excluded, paused, is_adopted = row
+    return Policy(uses_gates, tuple(excluded), frozenset(map(Priority, paused)), is_adopted)
+
+
+async def adopt(conn: Connection) -> bool:
+    """Put tasks that were queued before their type was limited before its gate; whether none is left.
+
+    Raises psycopg.errors.LockNotAvailable if the table of tasks cannot be had within a second.
+    """
+    row = await (await conn.execute("SELECT taskflow.adopt()")).fetchone()
+    return row is not None and row[0]
+
+
+ADMIT = "SELECT admitted, seconds_to_token FROM taskflow.admit(%(gates)s, %(most)s)"
+
+
+async def admit(conn: Connection, gates: Sequence[str], most: int = 1000) -> tuple[int | None, float | None]:
+    """Let tasks pass *gates*: how many may be claimed now, and the seconds until a rate lets the next one pass.
+
+    None instead of a number: another session is at it; try again.
+    """
+    row = await (await conn.execute(ADMIT, {"gates": list(gates), "most": most})).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+SETTLE = "SELECT taskflow.settle(%(ids)s::bigint[])"
+
+
+async def settle(conn: Connection, ids: Sequence[int]) -> set[str]:
+    """Take those of *ids* that have ended off their gates; the gates at which others may pass now."""
+    return {gate for (gate,) in await (await conn.execute(SETTLE, {"ids": list(ids)})).fetchall()}
+
+
+NEWCOMERS = """
+SELECT task_id, gate
+FROM taskflow.holds
+WHERE task_id > %(after)s AND state = 'waiting'
+ORDER BY task_id
+LIMIT %(limit)s
+"""
+
+
+async def find_newcomers(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
+    """Task and gate of those that wait, with ids beyond *after*, in the order of their ids."""
+    return await (await conn.execute(NEWCOMERS, {"after": after, "limit": limit})).fetchall()
+
+
+WALK = "SELECT taskflow.gates_after(%(gate)s, %(limit)s)"
+
+
+async def find_gates(conn: Connection, after: str, limit: int) -> list[str]:
+    """Gates with waiting tasks, in the order of their names from beyond *after* on."""
+    return [gate for (gate,) in await (await conn.execute(WALK, {"gate": after, "limit": limit})).fetchall()]
+
+
+# A few at a time, for those that have passed may be many.
+LEFT_OVER = """
+SELECT passed.gate, passed.task_id, task.finished_at IS NOT NULL OR task.id IS NULL
+FROM (SELECT gate, task_id
+      FROM taskflow.holds
+      WHERE state = 'passed' AND (gate, task_id) > (%(gate)s, %(task)s)
+      ORDER BY gate, task_id
+      LIMIT %(limit)s) AS passed
+LEFT JOIN taskflow.tasks AS task ON task.id = passed.task_id
+ORDER BY passed.gate, passed.task_id
+"""
+
+
+async def find_left_over(
+    conn: Connection, after: tuple[str, int], limit: int
+) -> tuple[list[int], tuple[str, int] | None]:
+    """Tasks that count at a gate although they have ended, looked for among *limit* from *after* on; where to go on.
+
+    None: the end was reached.
+    """
+    gate, task = after
+    rows = await (await conn.execute(LEFT_OVER, {"gate": gate, "task": task, "limit": limit})).fetchall()
+    end = (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+    return [id for _, id, has_ended in rows if has_ended], end
+
+
+AGE = """
+UPDATE taskflow.tasks AS task
+SET priority = 'high', updated_at = now()
+WHERE task.id = ANY (ARRAY(
+        SELECT old.id
+        FROM unnest('{normal,low}'::taskflow.priority[]) AS lower (priority)
+        CROSS JOIN LATERAL (
+            SELECT waiting.id
+            FROM taskflow.tasks AS waiting
+            WHERE waiting.status = 'queued' AND NOT waiting.held AND waiting.priority = lower.priority
+              AND waiting.scheduled_at <= now() - make_interval(secs => %(seconds)s)
+            ORDER BY waiting.scheduled_at, waiting.id
+            LIMIT 1000
+            FOR UPDATE SKIP LOCKED
+        ) AS old
+    ))
+"""
+
+
+async def age(conn: Connection, seconds: float) -> int:
+    """Raise at most 1,000 tasks of each lower priority that have been due for *seconds* to ``high``; how many it were.
+
+    They keep their place in time: older than newer tasks of that priority.
+    """
+    return (await conn.execute(AGE, {"seconds": seconds})).rowcount
+
+
+SET_LIMIT = """
+SELECT taskflow.set_limit(%(type)s, %(concurrency)s, %(concurrency_per_key)s, %(rate)s, %(rate_per_key)s,
+                          %(rate_seconds)s, %(is_declared)s)
+"""
+
+
+class Limit(Struct, frozen=True, kw_only=True):
+    """How many tasks of a type may run at once, and start in ``rate_seconds``; of all, or of each ``limit_key``.
+
+    None: as many as there are slots.
+    """
+
+    concurrency: int | None = None
+    concurrency_per_key: int | None = None
+    rate: int | None = None
+    rate_per_key: int | None = None
+    rate_seconds: float = 1
+
+
+async def set_limit(conn: Connection, type: str, limit: Limit, *, is_declared: bool = False) -> None:
+    """Limit *type*; a Limit() without limits lifts them."""
+    await conn.execute(
+        SET_LIMIT,
+        {
+            "type": type,
+            "concurrency": limit.concurrency,
+            "concurrency_per_key": limit.concurrency_per_key,
+            "rate": limit.rate,
+            "rate_per_key": limit.rate_per_key,
+            "rate_seconds": limit.rate_seconds,
+            "is_declared": is_declared,
+        },
+    )
