@@ -63,18 +63,24 @@ GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.ta
 GRANT SELECT ON taskflow._yoyo_migration TO taskflow_api, taskflow_worker;
 
 -- Enqueue. Ids come from identity columns, which need no right to their sequence; handlers may enqueue as well.
-GRANT INSERT (name, type, payload, priority, max_attempts, scheduled_at, unique_key) ON taskflow.tasks
+GRANT INSERT (name, type, payload, priority, max_attempts, scheduled_at, unique_key, held) ON taskflow.tasks
     TO taskflow_api, taskflow_worker;
+GRANT SELECT, INSERT, UPDATE ON taskflow.holds TO taskflow_api, taskflow_worker;
+GRANT SELECT, INSERT ON taskflow.groups, taskflow.members TO taskflow_api, taskflow_worker;
 GRANT EXECUTE ON FUNCTION
-    taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz),
+    taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz, bigint[], text, text, text, text),
     taskflow.enqueue_many(jsonb),
+    taskflow.enqueue_held(jsonb),
+    taskflow.enqueue_group(jsonb, jsonb, text),
+    taskflow.key_gate(text, text),
+    taskflow.hold_limited_type(),
     taskflow.wake(taskflow.priority),
     taskflow.somebody_is_idle(taskflow.priority),
     taskflow.idle_key(taskflow.priority)
     TO taskflow_api, taskflow_worker;
 
 -- Cancel and re-queue.
-GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_id, max_attempts, error)
+GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_id, max_attempts, error, held)
     ON taskflow.tasks TO taskflow_api, taskflow_worker;
 GRANT INSERT (task_id, attempt, worker_id, started_at, ended_at, requeued_at, outcome, error, reason)
     ON taskflow.attempts TO taskflow_api, taskflow_worker;
@@ -97,6 +103,32 @@ GRANT UPDATE (heartbeat_at, stopped_at) ON taskflow.workers TO taskflow_worker;
 -- Schedules: the server makes and changes them, workers let them tick.
 GRANT INSERT, UPDATE, DELETE ON taskflow.schedules TO taskflow_api;
 GRANT INSERT, UPDATE ON taskflow.schedules TO taskflow_worker;
+
+-- Gates: people limit and pause through the server; workers let tasks pass.
+GRANT SELECT ON taskflow.holds, taskflow.limits, taskflow.pauses, taskflow.buckets, taskflow.groups, taskflow.members
+    TO taskflow_api, taskflow_worker, taskflow_readonly;
+GRANT INSERT, UPDATE, DELETE ON taskflow.limits, taskflow.pauses TO taskflow_api, taskflow_worker;
+GRANT INSERT, UPDATE ON taskflow.buckets TO taskflow_worker;
+GRANT DELETE ON taskflow.holds TO taskflow_worker;
+GRANT UPDATE (priority) ON taskflow.tasks TO taskflow_worker;
+GRANT EXECUTE ON FUNCTION
+    taskflow.set_limit(text, integer, integer, integer, integer, double precision, boolean),
+    taskflow.tidy_limit(text),
+    taskflow.pause(taskflow.priority, text),
+    taskflow.resume(taskflow.priority),
+    taskflow.pause_type(text, text),
+    taskflow.resume_type(text)
+    TO taskflow_api, taskflow_worker;
+GRANT EXECUTE ON FUNCTION
+    taskflow.admit(text[], integer),
+    taskflow.settle(bigint[]),
+    taskflow.adopt(),
+    taskflow.room(text, integer),
+    taskflow.turn(taskflow.priority),
+    taskflow.unclaimed(text),
+    taskflow.fill_buckets(text[]),
+    taskflow.gates_after(text, integer, text)
+    TO taskflow_worker;
 
 -- Tokens: the server checks hashes, people see names, workers see neither.
 GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;

@@ -2,10 +2,11 @@
 
 from importlib.metadata import version
 
+from taskflow.model import Limit
 from taskflow.registry import schedule, task
 from taskflow.retry import Backoff
 from taskflow.transactions import enqueue
 
-__all__ = ["Backoff", "enqueue", "schedule", "task"]
+__all__ = ["Backoff", "Limit", "enqueue", "schedule", "task"]
 
 __version__ = version("taskflow-pg")

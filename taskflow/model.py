@@ -14,7 +14,7 @@ recovery    the operator's command that re-queues old ``queued`` or ``failed`` t
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -52,7 +52,7 @@ class Status(StrEnum):
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
-class NewTask(Struct, frozen=True, kw_only=True):
+class NewTask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task that is to be enqueued. ``payload`` is the JSON object as it will be stored."""
 
     name: str
@@ -62,6 +62,29 @@ class NewTask(Struct, frozen=True, kw_only=True):
     max_attempts: int = 5
     scheduled_at: Time | None = None  # None: due at once, or after the delay
     delay: float | None = None  # seconds by the database's clock; scheduled_at wins
+    after: tuple[int, ...] | None = None  # claimed only when these tasks have succeeded
+    after_failure: Literal["cancel", "run"] = "cancel"  # if one of them does not
+    order_key: str | None = None  # tasks of one key run one at a time, in the order of their ids
+    tenant: str | None = None  # tenants with work take turns
+    limit_key: str | None = None  # for the type's limits per key
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether something beside time may keep it from being claimed."""
+        return bool(self.after or self.order_key or self.tenant or self.limit_key)
+
+
+class Limit(Struct, frozen=True, kw_only=True):
+    """How many tasks of a type may run at once, and start in ``rate_seconds``; of all, or of each ``limit_key``.
+
+    None: as many as there are slots.
+    """
+
+    concurrency: int | None = None
+    concurrency_per_key: int | None = None
+    rate: int | None = None
+    rate_per_key: int | None = None
+    rate_seconds: float = 1
 
 
 class Missed(StrEnum):

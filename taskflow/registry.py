@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidSchedule, InvalidTask, UnknownTaskType
-from taskflow.model import Missed, NewSchedule, Priority
+from taskflow.model import Limit, Missed, NewSchedule, Priority
 from taskflow.recurrence import check_name, parse_rule
 from taskflow.retry import Backoff
 
@@ -32,6 +32,7 @@ class TaskType(Struct, frozen=True, kw_only=True):
     max_attempts: int
     timeout: float | None
     backoff: Backoff
+    limit: Limit | None
     decoder: msgspec.json.Decoder[Any]
 
     def decode(self, payload: bytes | str) -> Any:
@@ -74,13 +75,15 @@ class Registry:
         backoff: Backoff | None = None,
         schedule: str | None = None,
         time_zone: str = "UTC",
+        limit: Limit | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function, sync or async, as the handler of task type *name*.
 
         The payload's type is the annotation of the function's only parameter, or *payload*: a msgspec Struct, or
         anything msgspec can decode from a JSON object. A function without parameters ignores its payload.
-        *timeout* is in seconds per attempt. *schedule* is the rule of a schedule of this name, with an empty payload.
-        Raises DuplicateTaskType if the name is taken, InvalidSchedule for a rule that cannot be read.
+        *timeout* is in seconds per attempt; *limit* holds for all workers together. *schedule* is the rule of a
+        schedule of this name, with an empty payload. Raises DuplicateTaskType if the name is taken,
+        InvalidSchedule for a rule that cannot be read.
         """
         if not 1 <= len(name) <= 128:
             raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
@@ -100,6 +103,7 @@ class Registry:
                 max_attempts=max_attempts,
                 timeout=timeout,
                 backoff=backoff or Backoff(),
+                limit=limit,
                 decoder=msgspec.json.Decoder(payload_type),
             )
             if schedule is not None:

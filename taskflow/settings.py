@@ -57,6 +57,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30
     worker_poll_in_seconds: Annotated[Seconds, Meta(description="an idle worker looks again after this long")] = 1
     worker_lease_in_seconds: Annotated[Seconds, Meta(description="a worker silent for longer is taken for gone")] = 15
+    priority_aging_in_seconds: Annotated[
+        Seconds | None, Meta(description="a task due for so long is raised to priority high; unset: never")
+    ] = None
     health_host: Annotated[str, Meta(description="address of a worker's health endpoints and metrics")] = "127.0.0.1"
     health_port: Annotated[
         Port | None, Meta(description="port of a worker's health endpoints and metrics; unset: none")

@@ -25,6 +25,7 @@ CLAIM_VALUES: dict[str, Any] = {
     "scheduled_at": [claim.START.scheduled_at] * 3,
     "ids": [0, 0, 0],
     "limit": 500,
+    "excluded": ["paused"],
 }
 
 

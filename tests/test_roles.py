@@ -189,7 +189,7 @@ HISTORY: list[LiteralString] = [
     "UPDATE taskflow.tasks SET payload = '{}'",
     "UPDATE taskflow.tasks SET type = 'mine', name = 'mine'",
     "UPDATE taskflow.tasks SET created_at = now()",
-    "UPDATE taskflow.tasks SET priority = 'high'",
+    "UPDATE taskflow.tasks SET type = 'another'",
     "INSERT INTO taskflow.tasks (name, type, status, worker_id, started_at) VALUES ('n', 't', 'running', 1, now())",
 ]
 

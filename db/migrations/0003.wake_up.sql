@@ -23,7 +23,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     -- Asked again, for the first yes may have been another enqueue that asked at the same instant.
     IF NEW.held THEN
-        PERFORM pg_notify('taskflow', 'gate');
+        PERFORM pg_notify('taskflow', 'gate:');
     ELSIF NEW.status = 'queued' THEN
         PERFORM taskflow.wake(NEW.priority);
     END IF;

@@ -74,7 +74,9 @@ $$;
 -- Failed or cancelled tasks back to queued, with a fresh budget of attempts; the attempts they leave stay in the
 -- history with *reason*. Answers the ids that were re-queued: what was neither failed nor cancelled is left alone.
 CREATE FUNCTION taskflow.requeue(ids bigint[], reason text) RETURNS SETOF bigint
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
     WITH old AS (
         SELECT id, attempt, worker_id, started_at, finished_at, error, status
         FROM taskflow.tasks
@@ -105,5 +107,6 @@ LANGUAGE sql VOLATILE AS $$
     ), woken AS MATERIALIZED (
         SELECT taskflow.wake(priority) FROM (SELECT DISTINCT priority FROM requeued) AS priorities
     )
-    SELECT id FROM requeued WHERE (SELECT count(*) FROM woken) > 0
+    SELECT requeued.id FROM requeued WHERE (SELECT count(*) FROM woken) > 0;
+END
 $$;

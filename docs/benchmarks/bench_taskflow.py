@@ -59,6 +59,7 @@ async def worker(idx):
         time_out=DEFAULTS.worker_time_out_in_seconds,
         grace=DEFAULTS.worker_grace_in_seconds,
         poll=DEFAULTS.worker_poll_in_seconds,
+        aging=None,
         lease=DEFAULTS.worker_lease_in_seconds,
         health_host=DEFAULTS.health_host,
         health_port=None,

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from taskflow.api.auth import needs
 from taskflow.api.body import TaskRequest, read_task
-from taskflow.api.enqueuer import LARGEST, REFUSED
+from taskflow.api.enqueuer import LARGEST, REFUSED, refusal
 from taskflow.api.media import media_type
 from taskflow.api.problems import (
     InvalidBatch,
@@ -138,8 +138,7 @@ async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
                 ids += await enqueue_many(conn, tasks[first : first + LARGEST])
     except REFUSED as error:
         index = first + await find_refused(conn, tasks[first : first + LARGEST])
-        problem = InvalidTask("payload", str(error).partition("\n")[0])
-        raise InvalidBatch([_error(index, problem)], given=len(tasks)) from error
+        raise InvalidBatch([_error(index, refusal(error))], given=len(tasks)) from error
     return ids
 
 

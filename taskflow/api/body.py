@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -20,6 +20,9 @@ T = TypeVar("T")
 CENTURY: Final = 100 * 365.25 * 86_400  # seconds
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+Key = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +66,24 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(description="unless given, what the task type says", examples=[3]),
     ] = None
 
+    after: Annotated[
+        Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(max_length=1000)] | None,
+        Meta(description="ids of tasks: claimed only when all of them have succeeded", examples=[[7, 8]]),
+    ] = None
+    after_failure: Annotated[
+        Literal["cancel", "run"],
+        Meta(description="if one of `after` fails or is cancelled: cancel this task, or run it all the same"),
+    ] = "cancel"
+    order_key: Annotated[
+        Key | None, Meta(description="tasks of one key run one at a time, in the order of their ids", examples=["ada"])
+    ] = None
+    tenant: Annotated[
+        Key | None, Meta(description="tenants with work take turns within a priority", examples=["acme"])
+    ] = None
+    limit_key: Annotated[
+        Key | None, Meta(description="whose share of the task type's limits per key it uses", examples=["smtp-1"])
+    ] = None
+
 
 _decoder: Final = msgspec.json.Decoder(TaskRequest)
 _text: Final = msgspec.json.Decoder(str)
@@ -77,7 +98,8 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     Raises InvalidRequest if it is no JSON, InvalidTask or UnknownTaskType if the task cannot be enqueued.
     """
     request = decode(_decoder, body, "a task")
-    check_text("name", request.name)
+    for field in ("name", "order_key", "tenant", "limit_key"):
+        check_text(field, getattr(request, field) or "")
     if request.priority is Priority.TEST and not settings.enable_test_queue:
         raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
     if request.scheduled_at is not None:
@@ -94,6 +116,11 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
         max_attempts=request.max_attempts or task_type.max_attempts,
         scheduled_at=request.scheduled_at,
         delay=request.delay_seconds,
+        after=tuple(request.after) if request.after else None,
+        after_failure=request.after_failure,
+        order_key=request.order_key,
+        tenant=request.tenant,
+        limit_key=request.limit_key,
     )
 
 

@@ -134,7 +134,7 @@ class Enqueuer:
             self._send_again(rows)
         except REFUSED as error:
             if len(rows) == 1:
-                _fail(rows, InvalidTask("payload", str(error).partition("\n")[0]))
+                _fail(rows, refusal(error))
             else:
                 await self._store_one_by_one(conn, rows)
         else:
@@ -156,6 +156,14 @@ class Enqueuer:
         for row in rows:
             if not row.id.done():
                 self._waiting.put_nowait(row)
+
+
+def refusal(error: psycopg.Error) -> InvalidTask:
+    """What Postgres has against a task."""
+    problem = (error.diag.message_primary or str(error)).partition("\n")[0]
+    if isinstance(error, errors.ForeignKeyViolation):
+        return InvalidTask("after", problem.removeprefix("after: "))
+    return InvalidTask("payload", problem)
 
 
 def _fail(rows: Sequence[_Row], error: Exception) -> None:

@@ -109,10 +109,13 @@ async def _claim_and_finish(conn: Connection, worker: int, marks: dict[Priority,
     return took
 
 
-PARAMETERS: Final = {"worker": "$1", "priorities": "$2", "scheduled_at": "$3", "ids": "$4", "limit": "$5"}
+PARAMETERS: Final = {
+    name: f"${number}"
+    for number, name in enumerate(("worker", "priorities", "scheduled_at", "ids", "limit", "excluded"), start=1)
+}
 
 EXPLAIN: Final[LiteralString] = """
-EXPLAIN (FORMAT JSON) EXECUTE bench_claim (1, '{high,normal,low}', '{0,0,0}', '{0,0,0}', 100)
+EXPLAIN (FORMAT JSON) EXECUTE bench_claim (1, '{high,normal,low}', '{0,0,0}', '{0,0,0}', 100, '{}')
 """
 
 

@@ -26,6 +26,7 @@ RANK: Final = {priority.value: rank for rank, priority in enumerate(Priority)}
 
 # A crash of Postgres that forgets a claim merely re-queues the task, so the claim's commit is not waited for.
 # `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
+# CASE: for `<> ALL` of unknown types, the planner expects that nothing is left, and does not walk the index.
 # A worker that was taken for gone claims nothing.
 CLAIM = """
 UPDATE taskflow.tasks AS task
@@ -40,7 +41,7 @@ WHERE task.id = ANY (ARRAY(
             WHERE ready.status = 'queued' AND NOT ready.held
               AND ready.priority = mark.priority AND ready.scheduled_at <= now()
               AND (ready.scheduled_at, ready.id) > (to_timestamp(mark.scheduled_at), mark.id)
-              AND ready.type <> ALL (%(excluded)s::text[])
+              AND CASE WHEN ready.type = ANY (%(excluded)s::text[]) THEN false ELSE true END
             ORDER BY ready.scheduled_at, ready.id
             LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED
@@ -66,8 +67,8 @@ async def claim(
     """Claim at most *limit* due tasks: the highest priority first, then the longest due.
 
     *priorities* are given in that order. Tasks at or before their priority's mark are passed over; *marks* moves on to
-    the last claimed ones; tasks of *excluded* types are left alone. An empty answer means that nothing is due behind the marks, or that *worker* was taken for
-    gone.
+    the last claimed ones; tasks of *excluded* types are left alone. An empty answer means that nothing is due behind
+    the marks, or that *worker* was taken for gone.
     """
     marks = {} if marks is None else marks
     starts = [marks.get(priority, START) for priority in priorities]

@@ -3,12 +3,12 @@
 ``db/migrations`` holds the rules, as functions: whoever enqueues by SQL is bound by them too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from taskflow.database import Connection
-from taskflow.model import Priority
+from taskflow.model import Limit, Priority
 
 
 class Policy(Struct, frozen=True):
@@ -21,7 +21,8 @@ class Policy(Struct, frozen=True):
 
 
 POLICY = """
-SELECT EXISTS (SELECT FROM taskflow.holds WHERE state = 'waiting') OR EXISTS (SELECT FROM taskflow.holds WHERE state = 'passed'),
+SELECT EXISTS (SELECT FROM taskflow.holds WHERE state = 'waiting')
+       OR EXISTS (SELECT FROM taskflow.holds WHERE state = 'passed'),
        ARRAY(SELECT type FROM taskflow.limits WHERE paused_at IS NOT NULL OR adopted_at IS NULL),
        ARRAY(SELECT priority::text FROM taskflow.pauses),
        NOT EXISTS (SELECT FROM taskflow.limits WHERE adopted_at IS NULL)
@@ -147,19 +148,6 @@ SELECT taskflow.set_limit(%(type)s, %(concurrency)s, %(concurrency_per_key)s, %(
 """
 
 
-class Limit(Struct, frozen=True, kw_only=True):
-    """How many tasks of a type may run at once, and start in ``rate_seconds``; of all, or of each ``limit_key``.
-
-    None: as many as there are slots.
-    """
-
-    concurrency: int | None = None
-    concurrency_per_key: int | None = None
-    rate: int | None = None
-    rate_per_key: int | None = None
-    rate_seconds: float = 1
-
-
 async def set_limit(conn: Connection, type: str, limit: Limit, *, is_declared: bool = False) -> None:
     """Limit *type*; a Limit() without limits lifts them."""
     await conn.execute(
@@ -174,3 +162,16 @@ async def set_limit(conn: Connection, type: str, limit: Limit, *, is_declared: b
             "is_declared": is_declared,
         },
     )
+
+
+NO_LONGER_DECLARED = "SELECT type FROM taskflow.limits WHERE is_declared AND type = ANY (%(types)s)"
+
+
+async def declare_limits(conn: Connection, limits: Mapping[str, Limit | None]) -> None:
+    """Have the *limits* that the code gives its task types in force; None lifts what an earlier version declared."""
+    for type, limit in limits.items():
+        if limit is not None:
+            await set_limit(conn, type, limit, is_declared=True)
+    without = [type for type, limit in limits.items() if limit is None]
+    for (type,) in await (await conn.execute(NO_LONGER_DECLARED, {"types": without})).fetchall():
+        await set_limit(conn, type, Limit())

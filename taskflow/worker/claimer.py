@@ -8,6 +8,7 @@ from typing import Final
 from taskflow.database import TROUBLE, Connection
 from taskflow.model import ClaimedTask, Priority
 from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_due
+from taskflow.queue.gates import Policy
 from taskflow.worker.finisher import Finisher
 from taskflow.worker.link import Link
 from taskflow.worker.slots import Slots
@@ -83,6 +84,7 @@ class Claimer:
         *,
         poll: float,
         on_claim: Callable[[list[ClaimedTask]], None] | None = None,
+        policy: Callable[[], Policy] = Policy,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -91,6 +93,7 @@ class Claimer:
         self._finisher = finisher
         self._poll = poll
         self._on_claim = on_claim
+        self._policy = policy
         self._watermark = Watermark()
         self._woken = woken
         self._next_look = 0.0
@@ -99,9 +102,9 @@ class Claimer:
         self._is_stopped = False
         self._job: asyncio.Task[None] | None = None
 
-    def start(self) -> asyncio.Task[None]:
-        """Claim in the background, until ``stop``."""
-        self._job = asyncio.create_task(self._run())
+    def start(self, after: asyncio.Event) -> asyncio.Task[None]:
+        """Claim in the background, from *after* until ``stop``."""
+        self._job = asyncio.create_task(self._run(after))
         return self._job
 
     def stop(self) -> None:
@@ -110,7 +113,8 @@ class Claimer:
         if self._job is not None and not self._is_claiming:
             self._job.cancel()
 
-    async def _run(self) -> None:
+    async def _run(self, after: asyncio.Event) -> None:
+        await after.wait()
         while not self._is_stopped:
             await self._finisher.wait_for_room()
             await self._slots.wait_for_free()
@@ -129,9 +133,10 @@ class Claimer:
         began = time.monotonic()
         full, marks = self._watermark.next(began, idle=self._is_idle)
         wanted = min(self._slots.free, max(SMALLEST_BATCH, self._slots.size // 2))
+        policy = self._policy()
         self._is_claiming = True
         try:
-            tasks = await claim(conn, self._worker, self._priorities, wanted, marks)
+            tasks = await claim(conn, self._worker, self._active(policy), wanted, marks, policy.excluded)
             self._slots.start(tasks)
         finally:
             self._is_claiming = False
@@ -142,6 +147,11 @@ class Claimer:
         self._watermark.looked(full, marks, began, now)
         self._next_look = now + PACE * min(len(tasks), 3) if len(tasks) < wanted else now
         return len(tasks)
+
+    def _active(self, policy: Policy) -> Sequence[Priority]:
+        if not policy.paused:
+            return self._priorities
+        return [priority for priority in self._priorities if priority not in policy.paused]
 
     async def _idle(self, conn: Connection) -> None:
         """Ask to be woken and look again and again, ever more rarely, until there is work for more than one slot.
@@ -160,7 +170,7 @@ class Claimer:
             if found:
                 pause = ECHO
                 continue
-            due = await seconds_until_due(conn, self._priorities)
+            due = await seconds_until_due(conn, self._active(self._policy()))
             pause = min(pause, self._poll)
             if await self._wait_for_wake(pause if due is None else min(pause, max(due, 0.0))):
                 pause = ECHO

@@ -9,13 +9,22 @@ import structlog
 from psycopg.errors import LockNotAvailable
 
 from taskflow.database import AWAY, Connection
-from taskflow.queue.gates import Policy, admit, adopt, age, find_gates, find_left_over, find_newcomers, find_policy, settle
+from taskflow.queue.gates import (
+    Policy,
+    admit,
+    adopt,
+    age,
+    declare_limits,
+    find_gates,
+    find_left_over,
+    find_newcomers,
+    find_policy,
+    settle,
+)
+from taskflow.registry import Registry
 from taskflow.worker.link import Link
 
 log = structlog.get_logger(__name__)
-
-LOOK: Final = 1.0
-"""Seconds between two looks at what is in force, and between two rounds for what was missed."""
 
 WALK: Final = 0.25
 """Seconds between two walks along gates at which nothing is known to have happened."""
@@ -29,25 +38,28 @@ GATES: Final = 200
 
 
 class Gatekeeper:
-    """Three ways lead to a gate: a task that ended gave room there, a task came newly to it, or the walk along all gates
-    reached it. The first two are quick; the third makes sure. *woken* is set when tasks may be claimed.
+    """Three ways lead to a gate: a task that ended gave room there, a task came newly to it, or the walk along all
+    gates reached it. The first two are quick; the third makes sure. *woken* is set when tasks may be claimed.
     """
 
-    def __init__(self, link: Link, woken: asyncio.Event, aging: float | None) -> None:
+    def __init__(self, link: Link, woken: asyncio.Event, registry: Registry, aging: float | None) -> None:
         self.policy = Policy()
+        self.knows_policy = asyncio.Event()
         self._link = link
         self._claimer_woken = woken
         self._aging = aging
+        self._undeclared = {task_type.name: task_type.limit for task_type in registry}
         self._woken = asyncio.Event()
-        self._next_look = self._next_walk = 0.0
+        self._must_look = False
+        self._next_walk = 0.0
         self._open: set[str] = set()
         self._newest = 0
         self._walked_to = ""
         self._left_over_from = ("", 0)
 
-    def wake(self) -> None:
-        """Look at once: something was said about gates, limits or pauses."""
-        self._next_look = 0.0
+    def hear(self, _argument: str) -> None:
+        """Look at once: something happened to gates, limits or pauses."""
+        self._must_look = True
         self._woken.set()
 
     async def follow_up(self, conn: Connection, ids: Sequence[int]) -> None:
@@ -56,65 +68,21 @@ class Gatekeeper:
             self._open |= gates
             self._woken.set()
 
-    async def run(self) -> None:
-        """Keep the gates until cancelled."""
-        while True:
-            conn = await self._link.get()
-            self._woken.clear()
-            try:
-                pause = await self._step(conn)
-                self._link.works()
-            except AWAY as error:
-                await self._link.lost(error)
-                continue
-            if pause:
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._woken.wait()
-                except TimeoutError:
-                    pass
-
-    async def _step(self, conn: Connection) -> float:
-        """Look, and let pass what may; the seconds to wait until the next step."""
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + LOOK
-            await self._look(conn)
-        if not self.policy.uses_gates:
-            return max(0.0, self._next_look - time.monotonic())
-        newcomers = await find_newcomers(conn, self._newest, BATCH)
-        self._open.update(gate for _, gate in newcomers)
-        self._newest = max(self._newest, *(id for id, _ in newcomers), 0)
-        if now >= self._next_walk:
-            self._next_walk = now + WALK
-            await self._walk(conn)
-        if not self._open:
-            return WALK
-        gates, self._open = self._open, set()
-        admitted, to_token = await admit(conn, sorted(gates), BATCH)
-        if admitted is None:
-            self._open |= gates
-            return BUSY
-        if admitted:
-            self._open |= gates  # there may be room for more
-            self._claimer_woken.set()
-        if admitted or len(newcomers) == BATCH:
-            return 0.0
-        return WALK if to_token is None else min(WALK, max(to_token, 0.001))
-
-    async def _look(self, conn: Connection) -> None:
+    async def look(self, conn: Connection) -> None:
+        """See what is in force, and what was missed."""
+        if self._undeclared:
+            await declare_limits(conn, self._undeclared)
+            self._undeclared = {}
         policy = await find_policy(conn)
         if policy != self.policy:
             if (policy.paused, policy.excluded) != (self.policy.paused, self.policy.excluded):
                 log.info("policy.changed", paused=sorted(policy.paused), types=list(policy.excluded))
             self.policy = policy
             self._claimer_woken.set()
+            self._woken.set()
+        self.knows_policy.set()
         if not policy.is_adopted:
-            try:
-                if not await adopt(conn):
-                    self._next_look = 0.0
-            except LockNotAvailable as error:
-                log.warning("gates.not_adopted", reason=str(error).strip(), note="trying again in a second")
+            await self._adopt(conn)
         if self._aging is not None and (aged := await age(conn, self._aging)):
             log.info("tasks.aged", raised=aged)
             self._claimer_woken.set()
@@ -124,7 +92,63 @@ class Gatekeeper:
             if left_over:
                 self._open |= await settle(conn, left_over)
 
-    async def _walk(self, conn: Connection) -> None:
-        gates = await find_gates(conn, self._walked_to, GATES)
-        self._walked_to = gates[-1] if len(gates) == GATES else ""
-        self._open.update(gates)
+    async def _adopt(self, conn: Connection) -> None:
+        try:
+            while not await adopt(conn):
+                pass
+        except LockNotAvailable as error:
+            log.warning("gates.not_adopted", reason=str(error).strip(), note="trying again in a second")
+        self.hear("")
+
+    async def run(self) -> None:
+        """Keep the gates until cancelled."""
+        while True:
+            if not self.policy.uses_gates and not self._must_look:
+                await self._woken.wait()
+            self._woken.clear()
+            conn = await self._link.get()
+            try:
+                pause = await self._step(conn)
+                self._link.works()
+            except AWAY as error:
+                await self._link.lost(error)
+                continue
+            if pause:
+                await self._wait(pause)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _step(self, conn: Connection) -> float:
+        """Let pass what may; the seconds to wait until the next step."""
+        if self._must_look:
+            self._must_look = False
+            await self.look(conn)
+        if not self.policy.uses_gates:
+            return 0.0
+        newcomers = await find_newcomers(conn, self._newest, BATCH)
+        self._open.update(gate for _, gate in newcomers)
+        self._newest = max([self._newest, *(id for id, _ in newcomers)])
+        if (now := time.monotonic()) >= self._next_walk:
+            self._next_walk = now + WALK
+            gates = await find_gates(conn, self._walked_to, GATES)
+            self._walked_to = gates[-1] if len(gates) == GATES else ""
+            self._open.update(gates)
+        if not self._open:
+            return WALK
+        gates, self._open = self._open, set[str]()
+        admitted, to_token = await admit(conn, sorted(gates), BATCH)
+        if admitted is None:
+            self._open |= gates
+            return BUSY
+        if admitted:
+            self._open |= gates  # there may be room for more
+            self._claimer_woken.set()
+            return 0.0
+        if len(newcomers) == BATCH:
+            return 0.0
+        return WALK if to_token is None else min(WALK, max(to_token, 0.001))

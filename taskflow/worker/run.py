@@ -23,6 +23,7 @@ from taskflow.worker.cancellations import Cancellations
 from taskflow.worker.chores import Chore, do_chores
 from taskflow.worker.claimer import Claimer
 from taskflow.worker.finisher import Finisher
+from taskflow.worker.gatekeeper import Gatekeeper
 from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
 from taskflow.worker.meter import Meter
@@ -34,6 +35,7 @@ from taskflow.worker.ticks import ticks
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 1.0
 STATEMENT_SECONDS: Final = 12.0
 """Together with the link's slack so short that a connection cut without a word is noticed within 20 s."""
 FLUSH_SECONDS: Final = 10.0
@@ -50,6 +52,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     grace: float
     poll: float
     lease: float
+    aging: float | None
     health_host: str
     health_port: int | None
 
@@ -146,10 +149,12 @@ async def _work(
         _link(dsn, options, "claim") as claims,
         _link(dsn, options, "finish") as finishes,
         _link(dsn, options, "maintain") as maintains,
+        _link(dsn, options, "gates") as gates,
     ):
         worker = registration.worker
         meter = None if options.health_port is None else Meter(lambda: time.time() + presence.clock_ahead)
-        finisher = Finisher(finishes, worker, bell.woken)
+        gatekeeper = Gatekeeper(gates, bell.woken, registry, options.aging)
+        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up])
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter)
         claimer = Claimer(
             claims,
@@ -160,22 +165,26 @@ async def _work(
             bell.woken,
             poll=options.poll,
             on_claim=None if meter is None else meter.claimed,
+            policy=lambda: gatekeeper.policy,
         )
         cancellations = Cancellations(worker, slots)
         bell.on("cancel", cancellations.hear)
+        bell.on("gate", gatekeeper.hear)
         chores = [
             _rescue(options, presence, registration, Strays(worker, slots, finisher)),
             Chore(options.lease / 5, cancellations.look),
             *ticks(registry.schedules()),
+            Chore(LOOK_SECONDS, gatekeeper.look),
         ]
         jobs = [
             asyncio.create_task(finisher.run()),
+            asyncio.create_task(gatekeeper.run()),
             asyncio.create_task(do_chores(maintains, chores, stop)),
             asyncio.create_task(cancellations.look_when_told(dsn, options.name)),
             asyncio.create_task(_sweep(slots)),
         ]
         with _health(options, presence, claims, slots, finisher, meter):
-            claiming = claimer.start()
+            claiming = claimer.start(after=gatekeeper.knows_policy)
             await _first(stop, [claiming, *jobs])
             log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)
             claimer.stop()

@@ -1,5 +1,5 @@
 -- What finding tasks needs.
--- depends: 0010.by_hand
+-- depends: 0006.by_hand
 
 -- Held tasks are in no other index; those that never are cost it nothing.
 CREATE INDEX tasks_held ON taskflow.tasks (id) WHERE status = 'queued' AND held;

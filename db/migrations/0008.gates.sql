@@ -2,7 +2,7 @@
 -- turn in the order of a key or beside other tenants, until the limits of their type leave room. One idea serves them
 -- all: a task that has gates to pass is *held*, which keeps it out of the claim's index, and has one row here per gate.
 -- Tasks without gates have no rows, and cost nothing. docs/gates.md explains it; docs/decisions/0009-gates.md says why.
--- depends: 0005.tokens
+-- depends: 0007.finding
 
 CREATE TYPE taskflow.hold_state AS ENUM (
     'later',    -- gates with a lower position come first
@@ -456,6 +456,15 @@ LANGUAGE sql VOLATILE AS $$
     WHERE EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.gate = before.gate AND hold.state = 'waiting')
 $$;
 
+-- Forget a type that is neither limited nor paused, and tell the workers.
+CREATE FUNCTION taskflow.tidy_limit(type text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    DELETE FROM taskflow.limits AS l
+    WHERE l.type = $1 AND l.paused_at IS NULL
+      AND num_nonnulls(l.concurrency, l.concurrency_per_key, l.rate, l.rate_per_key) = 0;
+    SELECT pg_notify('taskflow', 'gate:')
+$$;
+
 -- Limit a type: what is null has no limit. A task declares its own with @task(limit=…).
 CREATE FUNCTION taskflow.set_limit(
     type                text,
@@ -475,21 +484,12 @@ LANGUAGE sql VOLATILE AS $$
     SELECT taskflow.tidy_limit($1)
 $$;
 
--- Forget a type that is neither limited nor paused, and tell the workers.
-CREATE FUNCTION taskflow.tidy_limit(type text) RETURNS void
-LANGUAGE sql VOLATILE AS $$
-    DELETE FROM taskflow.limits AS l
-    WHERE l.type = $1 AND l.paused_at IS NULL
-      AND num_nonnulls(l.concurrency, l.concurrency_per_key, l.rate, l.rate_per_key) = 0;
-    SELECT pg_notify('taskflow', 'gate')
-$$;
-
 -- Start no more tasks of a type, or of a priority, until it is resumed; what runs goes on. In force within a second.
 CREATE FUNCTION taskflow.pause_type(type text, reason text DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.limits AS l (type, paused_at, pause_reason) VALUES ($1, now(), $2)
     ON CONFLICT (type) DO UPDATE SET paused_at = coalesce(l.paused_at, now()), pause_reason = $2;
-    SELECT pg_notify('taskflow', 'gate')
+    SELECT pg_notify('taskflow', 'gate:')
 $$;
 
 CREATE FUNCTION taskflow.resume_type(type text) RETURNS void
@@ -502,13 +502,13 @@ CREATE FUNCTION taskflow.pause(priority taskflow.priority, reason text DEFAULT N
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.pauses AS p (priority, reason) VALUES ($1, $2)
     ON CONFLICT (priority) DO UPDATE SET reason = $2;
-    SELECT pg_notify('taskflow', 'gate')
+    SELECT pg_notify('taskflow', 'gate:')
 $$;
 
 CREATE FUNCTION taskflow.resume(priority taskflow.priority) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     DELETE FROM taskflow.pauses AS p WHERE p.priority = $1;
-    SELECT pg_notify('taskflow', 'gate')
+    SELECT pg_notify('taskflow', 'gate:')
 $$;
 
 -- Enqueue tasks as a group: objects as taskflow.enqueue_held takes. The callback, one more object, runs when all of them

@@ -1,5 +1,5 @@
 -- Schedules: what enqueues a task at each tick of a rule. Workers compute the ticks; the row holds the next one.
--- depends: 0011.finding
+-- depends: 0008.gates
 
 -- What is done about ticks that came while no worker ran.
 CREATE TYPE taskflow.missed AS ENUM ('skip', 'once', 'all');
