@@ -1,5 +1,5 @@
 -- What people do to many tasks at once, and nobody may do to a task in other ways: see deploy/roles.sql.
--- depends: 0040.schedules
+-- depends: 0009.schedules
 
 -- Queued tasks of another priority; the others, and those that have it already, are left alone and not answered.
 CREATE FUNCTION taskflow.reprioritise(ids bigint[], priority taskflow.priority) RETURNS SETOF bigint
