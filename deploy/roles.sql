@@ -130,6 +130,15 @@ GRANT EXECUTE ON FUNCTION
     taskflow.gates_after(text, integer, text)
     TO taskflow_worker;
 
+-- Tell watchers what happens, and hear it; the server forgets what is old.
+GRANT SELECT ON taskflow.events TO taskflow_api, taskflow_worker, taskflow_readonly;
+GRANT INSERT (count, changes) ON taskflow.events TO taskflow_api, taskflow_worker;
+GRANT DELETE ON taskflow.events TO taskflow_api;
+GRANT EXECUTE ON FUNCTION
+    taskflow.is_watched(),
+    taskflow.tell(bigint[], taskflow.status)
+    TO taskflow_api, taskflow_worker;
+
 -- Tokens: the server checks hashes, people see names, workers see neither.
 GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
 GRANT SELECT (id, name, scopes, created_at, expires_at, revoked_at) ON taskflow.tokens TO taskflow_readonly;

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from taskflow import tokens
 from taskflow.api.app import create_app
 from taskflow.api.protocol import BoundedProtocol
+from taskflow.api.stopping import Server
 from taskflow.database import Connection, connect
 from taskflow.registry import Registry
 from taskflow.scopes import Scope
@@ -87,7 +88,14 @@ async def client_of(app: Litestar) -> AsyncGenerator[httpx.AsyncClient]:
 @asynccontextmanager
 async def served(dsn: str, **settings: Any) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of a real server that runs in this loop."""
-    with _server(make_app(dsn, **settings)) as (server, listener, url):
+    async with served_app(make_app(dsn, **settings)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def served_app(app: Litestar) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of a real server of *app* that runs in this loop."""
+    with _server(app) as (server, listener, url):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: holds(server.started))
         try:
@@ -134,7 +142,7 @@ def served_in_a_thread(dsn: str, **settings: Any) -> Generator[str]:
 
 
 @contextmanager
-def _server(app: Litestar) -> Generator[tuple[uvicorn.Server, socket.socket, str]]:
+def _server(app: Litestar) -> Generator[tuple[Server, socket.socket, str]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - Litestar types its scope more narrowly
@@ -144,7 +152,7 @@ def _server(app: Litestar) -> Generator[tuple[uvicorn.Server, socket.socket, str
             log_config=None,
             access_log=False,
         )
-        yield uvicorn.Server(config), listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield Server(config), listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def make_token(dsn: str, *scopes: Scope, lifetime: timedelta | None = None) -> str:

@@ -120,6 +120,8 @@ SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|que
         ),
         ("worker", "taskflow.schedules.DECLARE"),
         ("worker", "taskflow.schedules.STILL_DECLARED"),
+        *(("api", name) for name in STATEMENTS if name.startswith("taskflow.events.")),
+        ("worker", "taskflow.events.TELL"),
         ("api", "taskflow.tokens.LIVE"),
         ("api", "taskflow.tokens.ANY"),
         ("api", "taskflow.cli.waiting.APPLIED"),
@@ -186,6 +188,7 @@ HISTORY: list[LiteralString] = [
     "TRUNCATE taskflow.attempts",
     "DELETE FROM taskflow.tasks",
     "DELETE FROM taskflow.workers",
+    "UPDATE taskflow.events SET changes = '[]'",
     "UPDATE taskflow.tasks SET payload = '{}'",
     "UPDATE taskflow.tasks SET type = 'mine', name = 'mine'",
     "UPDATE taskflow.tasks SET created_at = now()",
@@ -234,7 +237,7 @@ def test_the_server_reads_of_tokens_what_it_checks_and_people_what_tells_them_ap
 
 def test_readers_read_everything_else_and_write_nothing(logins: dict[str, str]):
     reader = logins["readonly"]
-    for relation in ("tasks", "attempts", "workers", "task_history"):
+    for relation in ("tasks", "attempts", "events", "workers", "task_history"):
         assert not is_refused(reader, f"TABLE taskflow.{relation}"), relation  # pyright: ignore[reportArgumentType]
     for statement in (
         "SELECT taskflow.enqueue('t')",

@@ -7,7 +7,7 @@ from litestar import post
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Meta, Struct
 
-from taskflow import queries
+from taskflow import events, queries
 from taskflow.api.auth import needs
 from taskflow.api.body import check_text, decode
 from taskflow.api.media import media_type
@@ -164,4 +164,5 @@ async def _changed(conn: Connection, id: int, done: set[int], rule: str) -> Task
         raise TaskNotFound
     if not done:
         raise WrongStatus(task.status, rule)
+    await events.tell_within(conn, [id])
     return task

@@ -8,7 +8,7 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import actions, batch, docs, health, listing, metrics, problems, tasks, workers
+from taskflow.api import actions, batch, docs, events, health, listing, metrics, problems, tasks, workers
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.board import Board
 from taskflow.api.enqueuer import open_enqueuer
@@ -18,6 +18,7 @@ from taskflow.api.limits import RateLimit
 from taskflow.api.services import Services
 from taskflow.api.timing import TimeLimit
 from taskflow.api.traffic import Traffic
+from taskflow.api.watch import Audience, open_watch
 from taskflow.database import open_pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -33,6 +34,8 @@ ROUTES: Final = (
     workers.list_workers,
     workers.show_stats,
     metrics.show_metrics,
+    events.stream_events,
+    events.stream_task_events,
     health.readiness,
     health.liveness,
 )
@@ -50,7 +53,8 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
         limit = settings.server_time_out_in_seconds
         async with (
             open_pool(dsn, "taskflow api", max_size=settings.db_pool_max_conns, statement_timeout=limit) as pool,
-            open_enqueuer(pool) as enqueuer,
+            open_watch(dsn) as watch,
+            open_enqueuer(pool, Audience(watch)) as enqueuer,
         ):
             app.state["services"] = Services(
                 settings=settings,
@@ -60,6 +64,7 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
                 keyring=Keyring(pool),
                 board=Board(pool, settings.worker_lease_in_seconds),
                 traffic=traffic,
+                watch=watch,
             )
             yield
 

@@ -1,8 +1,11 @@
 """Who may do what: each route declares a scope, and a request needs a token that has it."""
 
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, cast
 
+from litestar import Request
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Send
@@ -15,6 +18,10 @@ from taskflow.settings import Anonymous, is_loopback
 
 PUBLIC: Final = "public"
 """Declared by a route that is open to everyone, for it tells nothing of the tasks."""
+
+
+RECHECK: Final = "taskflow recheck"
+"""Where a request's state holds the check that let it in."""
 
 
 def needs(scope: Scope) -> dict[str, Any]:
@@ -64,16 +71,17 @@ class Gate(ASGIMiddleware):
         wanted = scope["route_handler"].opt.get("scope")
         if wanted is not PUBLIC:
             await self._check(scope, wanted)
+            scope["state"][RECHECK] = partial(self._check, scope, wanted, is_new=False)
         await next_app(scope, receive, send)
 
-    async def _check(self, connection: Connection, wanted: Scope | None) -> None:
+    async def _check(self, connection: Connection, wanted: Scope | None, *, is_new: bool = True) -> None:
         keyring = cast(Services, connection["litestar_app"].state["services"]).keyring
         if not keyring.is_fresh:
             await keyring.refresh()
         headers = dict(connection["headers"])
         scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
         token = keyring.find(presented.strip()) if scheme.lower() == b"bearer" else None
-        if self._limit is not None:
+        if self._limit is not None and is_new:
             caller = f"token {token.id}" if token else network_of((connection["client"] or ("", 0))[0])
             self._limit.take(caller, time.monotonic())
         if wanted is None:
@@ -94,3 +102,9 @@ class Gate(ASGIMiddleware):
             return self._anonymous is Anonymous.EVERYBODY
         name = host.decode("latin-1")
         return is_loopback(name.rpartition(":")[0].strip("[]") or name) or is_loopback(name.strip("[]"))
+
+
+async def recheck(request: Request[Any, Any, Any]) -> None:
+    """Whether the caller of a long *request* may still do so; raises what Gate raises."""
+    check: Callable[[], Awaitable[None]] = request.scope["state"][RECHECK]
+    await check()

@@ -11,6 +11,7 @@ from litestar import post
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Raw, Struct
 
+from taskflow import events
 from taskflow.api.auth import needs
 from taskflow.api.body import TaskRequest, read_task
 from taskflow.api.enqueuer import LARGEST, REFUSED, refusal
@@ -136,6 +137,7 @@ async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
         async with conn.transaction():
             for first in range(0, len(tasks), LARGEST):
                 ids += await enqueue_many(conn, tasks[first : first + LARGEST])
+            await events.tell_within(conn, ids)
     except REFUSED as error:
         index = first + await find_refused(conn, tasks[first : first + LARGEST])
         raise InvalidBatch([_error(index, refusal(error))], given=len(tasks)) from error

@@ -9,6 +9,8 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
+from taskflow import events
+from taskflow.api.watch import Audience
 from taskflow.database import Connection, Pool
 from taskflow.errors import InvalidTask
 from taskflow.model import NewTask
@@ -64,8 +66,9 @@ class _Batch:
 class Enqueuer:
     """Stores the tasks of concurrent callers with few statements; open one with `open_enqueuer`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, audience: Audience | None = None) -> None:
         self._pool = pool
+        self._audience = audience
         self._waiting: asyncio.Queue[_Row] = asyncio.Queue()
         self._cancellations: set[asyncio.Task[None]] = set()
         self.stored = 0
@@ -129,7 +132,7 @@ class Enqueuer:
         """Store *rows* in one statement and tell their callers; raises what is the fault of none of them."""
         batch = _Batch(conn, rows)
         try:
-            ids = await enqueue_many(conn, [row.task for row in rows])
+            ids = await self._enqueue(conn, [row.task for row in rows])
         except errors.QueryCanceled:
             self._send_again(rows)
         except REFUSED as error:
@@ -144,6 +147,15 @@ class Enqueuer:
                     row.id.set_result(id)
         finally:
             batch.end()
+
+    async def _enqueue(self, conn: Connection, tasks: list[NewTask]) -> list[int]:
+        """Store *tasks*, and tell of them if somebody watches."""
+        if self._audience is None or not await self._audience.is_there(conn):
+            return await enqueue_many(conn, tasks)
+        async with conn.transaction():
+            ids = await enqueue_many(conn, tasks)
+            await events.tell_within(conn, ids)
+        return ids
 
     async def _store_one_by_one(self, conn: Connection, rows: list[_Row]) -> None:
         """Find the row that spoils its batch: the others are stored, and it fails alone."""
@@ -190,9 +202,9 @@ async def _cancel_statement(conn: Connection) -> None:
 
 
 @asynccontextmanager
-async def open_enqueuer(pool: Pool) -> AsyncGenerator[Enqueuer]:
+async def open_enqueuer(pool: Pool, audience: Audience | None = None) -> AsyncGenerator[Enqueuer]:
     """An Enqueuer whose senders run until the block ends; a row that is under way then may be stored or not."""
-    enqueuer = Enqueuer(pool)
+    enqueuer = Enqueuer(pool, audience)
     senders = [asyncio.create_task(enqueuer.send_forever()) for _ in range(SENDERS)]
     try:
         yield enqueuer

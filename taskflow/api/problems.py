@@ -8,7 +8,13 @@ import msgspec
 import psycopg
 import structlog
 from litestar import Response
-from litestar.exceptions import ClientException, HTTPException, InternalServerException, NotFoundException
+from litestar.exceptions import (
+    ClientException,
+    HTTPException,
+    InternalServerException,
+    NotFoundException,
+    ServiceUnavailableException,
+)
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Meta, Struct, structs
@@ -125,6 +131,8 @@ def problem_of(error: Exception) -> Problem:
             return _of("invalid-request", "Invalid request", 400, str(error), error.field)
         case WrongStatus():
             return _of("wrong-status", "Wrong status", 409, str(error))
+        case ServiceUnavailableException():
+            return plain(error.status_code, error.detail)
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body
             return _of("invalid-request", "Invalid request", 400, "the body breaks off")
         case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -10,6 +10,7 @@ from taskflow.api.board import Board
 from taskflow.api.enqueuer import Enqueuer
 from taskflow.api.keyring import Keyring
 from taskflow.api.traffic import Traffic
+from taskflow.api.watch import Watch
 from taskflow.database import Pool
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -30,6 +31,7 @@ class Services(Struct, frozen=True, kw_only=True):
     keyring: Keyring
     board: Board
     traffic: Traffic
+    watch: Watch
 
 
 def services(request: ApiRequest) -> Services:

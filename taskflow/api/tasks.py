@@ -15,6 +15,8 @@ from taskflow.api.body import read_task
 from taskflow.api.media import media_type
 from taskflow.api.problems import InvalidRequest, SlowBody, TaskNotFound, UnsupportedMediaType, documented
 from taskflow.api.services import GET, ApiRequest, services
+from taskflow.api.waiting import Wait, find, read_wait, wait_for_end
+from taskflow.api.watch import TooManyWatch
 from taskflow.errors import InvalidTask
 from taskflow.model import Status, Time
 from taskflow.queries import TaskView
@@ -101,16 +103,13 @@ async def add_task(request: ApiRequest) -> Added:
     summary="A task as it stands",
     response_description="The task",
     tags=["tasks"],
-    responses=documented(not_an_integer(), TaskNotFound(), TimeoutError()),
+    responses=documented(not_an_integer(), TaskNotFound(), TooManyWatch(), TimeoutError()),
 )
-async def show_task(request: ApiRequest, id: TaskId) -> TaskView:
-    """Its status, and what is known beside it."""
-    number = read_id(id)
-    async with services(request).pool.connection() as conn:
-        task = await queries.find_task(conn, number)
-    if task is None:
-        raise TaskNotFound
-    return task
+async def show_task(request: ApiRequest, id: TaskId, wait: Wait = "0") -> TaskView:
+    """Its status, and what is known beside it. With `wait`, as soon as the task has ended, or the seconds are over."""
+    number, seconds = read_id(id), read_wait(wait)
+    task = await find(request, number)
+    return task if task.status.is_final or not seconds else await wait_for_end(request, number, seconds)
 
 
 @route(

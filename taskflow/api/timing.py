@@ -1,11 +1,16 @@
 """A request ends in time, or is cancelled."""
 
 import asyncio
+from typing import Any, Final
 
+from litestar import Request
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send, WebSocketReceiveMessage
 
 from taskflow.api.problems import SlowBody
+
+LIMIT: Final = "taskflow time limit"
+"""Where a request's state holds its time limit."""
 
 
 class TimeLimit(ASGIMiddleware):
@@ -26,9 +31,17 @@ class TimeLimit(ASGIMiddleware):
             return message
 
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds) as limit:
+                scope["state"][LIMIT] = limit
                 await next_app(scope, receive_on_time, send)
         except TimeoutError:
             if is_client_awaited:
                 raise SlowBody from None
             raise
+
+
+def take_time(request: Request[Any, Any, Any], seconds: float | None) -> None:
+    """Let *request* take so many seconds more than others; None: as long as it likes."""
+    limit: asyncio.Timeout = request.scope["state"][LIMIT]
+    end = limit.when()
+    limit.reschedule(None if seconds is None or end is None else end + seconds)

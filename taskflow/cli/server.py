@@ -83,18 +83,19 @@ async def has_tokens(dsn: str) -> bool:
 
 
 def serve(settings: "Settings", dsn: str) -> None:
-    """Serve until a signal comes; requests under way are finished, within their time limit."""
+    """Serve until a signal comes; requests under way are finished, within their time limit, and streams are ended."""
     import uvicorn
 
     from taskflow import registry
     from taskflow.api.app import create_app
     from taskflow.api.protocol import BoundedProtocol
+    from taskflow.api.stopping import Server
 
     logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))
     prepare(settings, dsn)
     with listen(settings.server_host, settings.server_port, "SERVER_PORT") as listener:
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 app,
                 http=BoundedProtocol,

@@ -1,7 +1,7 @@
 """Read-only statements."""
 
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
-from taskflow.queries.tasks import TaskView, Transition, find_history, find_running, find_task
+from taskflow.queries.tasks import TaskView, Transition, find_history, find_live, find_running, find_task
 
 __all__ = [
     "Found",
@@ -10,6 +10,7 @@ __all__ = [
     "Transition",
     "find_history",
     "find_ids",
+    "find_live",
     "find_newest",
     "find_running",
     "find_task",

@@ -1,10 +1,12 @@
 """A task as it stands, and its history."""
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Raw, Struct
 from psycopg.rows import dict_row
 
-from taskflow.database import Connection
+from taskflow.database import Connection, array
 from taskflow.model import Priority, Status, Time
 
 
@@ -68,6 +70,14 @@ RUNNING = "SELECT id, attempt FROM taskflow.tasks WHERE worker_id = %(worker)s A
 async def find_running(conn: Connection, worker: int) -> set[tuple[int, int]]:
     """Id and attempt of each task that *worker* runs, as far as Postgres knows."""
     return set(await (await conn.execute(RUNNING, {"worker": worker})).fetchall())
+
+
+LIVE = "SELECT id FROM taskflow.tasks WHERE id = ANY (%(ids)s::bigint[]) AND finished_at IS NULL"
+
+
+async def find_live(conn: Connection, ids: Sequence[int]) -> set[int]:
+    """Those of *ids* whose tasks have not ended."""
+    return {id for (id,) in await (await conn.execute(LIVE, {"ids": array(ids)})).fetchall()}
 
 
 HISTORY = """

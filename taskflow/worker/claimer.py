@@ -9,7 +9,7 @@ from taskflow.database import TROUBLE, Connection
 from taskflow.model import ClaimedTask, Priority
 from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_due
 from taskflow.queue.gates import Policy
-from taskflow.worker.finisher import Finisher
+from taskflow.worker.finisher import Finisher, FollowUp
 from taskflow.worker.link import Link
 from taskflow.worker.slots import Slots
 
@@ -70,7 +70,7 @@ class Watermark:
 class Claimer:
     """The loop that keeps a worker's slots busy. *woken* is set when something may have become due.
 
-    *on_claim* is told of each claim that found something.
+    *on_claim* is told of each claim that found something, and *follow_up* awaited before its tasks start.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Claimer:
         poll: float,
         on_claim: Callable[[list[ClaimedTask]], None] | None = None,
         policy: Callable[[], Policy] = Policy,
+        follow_up: FollowUp | None = None,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -94,6 +95,7 @@ class Claimer:
         self._poll = poll
         self._on_claim = on_claim
         self._policy = policy
+        self._follow_up = follow_up
         self._watermark = Watermark()
         self._woken = woken
         self._next_look = 0.0
@@ -137,7 +139,11 @@ class Claimer:
         self._is_claiming = True
         try:
             tasks = await claim(conn, self._worker, self._active(policy), wanted, marks, policy.excluded)
-            self._slots.start(tasks)
+            try:
+                if tasks and self._follow_up is not None:
+                    await self._follow_up(conn, [task.id for task in tasks])
+            finally:
+                self._slots.start(tasks)
         finally:
             self._is_claiming = False
         if self._on_claim is not None and tasks:

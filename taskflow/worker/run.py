@@ -30,6 +30,7 @@ from taskflow.worker.meter import Meter
 from taskflow.worker.presence import Presence, Registration
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
+from taskflow.worker.teller import Teller
 from taskflow.worker.ticks import ticks
 
 log = structlog.get_logger(__name__)
@@ -154,7 +155,9 @@ async def _work(
         worker = registration.worker
         meter = None if options.health_port is None else Meter(lambda: time.time() + presence.clock_ahead)
         gatekeeper = Gatekeeper(gates, bell.woken, registry, options.aging)
-        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up])
+        teller = Teller()
+        bell.on("watch", teller.hear)
+        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up, teller.tell])
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter)
         claimer = Claimer(
             claims,
@@ -166,6 +169,7 @@ async def _work(
             poll=options.poll,
             on_claim=None if meter is None else meter.claimed,
             policy=lambda: gatekeeper.policy,
+            follow_up=teller.tell,
         )
         cancellations = Cancellations(worker, slots)
         bell.on("cancel", cancellations.hear)

@@ -1,0 +1,3 @@
+DROP FUNCTION taskflow.tell(bigint[], taskflow.status);
+DROP FUNCTION taskflow.is_watched();
+DROP TABLE taskflow.events;
