@@ -67,6 +67,10 @@ fmt:
 ci:
     .ci/run
 
+# Build sdist and wheel, check them, and run the demo from the wheel.
+package:
+    .ci/package
+
 # Build the image with Podman or Docker.
 image tag="taskflow:local":
     #!/usr/bin/env bash

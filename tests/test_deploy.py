@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -242,25 +241,47 @@ def test_the_lock_file_names_the_public_hosts_only() -> None:
     assert hosts == {"https://pypi.org", "https://files.pythonhosted.org"}
 
 
-def test_the_workflow_fits_its_schema_and_pins_its_actions() -> None:
-    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
-    used = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text())
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").iterdir())
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow.name)
+def test_a_workflow_pins_its_actions_bounds_its_time_and_may_write_nothing_by_default(workflow: Path) -> None:
+    text = workflow.read_text()
+    used = re.findall(r"uses: (\S+)", text)
     assert used
     assert all(re.fullmatch(r"[\w/-]+@v\d+(\.\d+)*", action) for action in used)
+    assert "\npermissions:\n  contents: read\n" in text
+    assert text.count("timeout-minutes:") == text.count("runs-on:")
 
 
-def test_ci_tests_each_supported_python_and_postgres() -> None:
-    workflow = msgspec.yaml.decode(
-        (ROOT / ".github/workflows/ci.yml").read_text(), type=dict[str | bool, Any]
-    )  # "on" is true
-    matrices = [job["strategy"]["matrix"] for job in workflow["jobs"].values() if "strategy" in job]
-    assert matrices == [{"python": ["3.11", "3.12", "3.13", "3.14"]}, {"postgres": ["15", "16", "17", "18"]}]
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", WORKFLOWS),
+        ("dependabot", [".github/dependabot.yml"]),
+        ("github-issue-forms", [".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/idea.yml"]),
+        ("github-issue-config", [".github/ISSUE_TEMPLATE/config.yml"]),
+    ],
+)
+def test_what_the_forge_reads_fits_its_schema(schema: str, files: list[str | Path]) -> None:
+    run(TOOLS / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
-def test_ci_run_is_an_executable_script() -> None:
-    script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    run("bash", "-n", script)
+def test_ci_tests_each_supported_python_with_each_postgres() -> None:
+    (found,) = re.findall(r"matrix:\n +python: (.*)\n +postgres: (.*)\n", WORKFLOWS[0].read_text())
+    assert found == ('["3.11", "3.12", "3.13", "3.14"]', '["15", "16", "17", "18"]')
+
+
+def test_the_hooks_of_a_commit_use_the_locked_tools() -> None:
+    hooks = re.findall(r"entry: (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks
+    assert all(re.match(r"uv (run --frozen|lock --check)", hook) for hook in hooks)
+
+
+def test_what_ci_runs_can_be_run() -> None:
+    for script in (ROOT / ".ci" / "run", ROOT / ".ci" / "package"):
+        assert os.access(script, os.X_OK)
+        run("bash", "-n", script)
 
 
 def test_the_recipes_are_well_formed() -> None:

@@ -105,7 +105,7 @@ def test_an_unknown_option_is_refused(kind: Run) -> None:
 
 
 def test_the_shell_scripts_pass_shellcheck() -> None:
-    scripts = [".ci/run", *(str(path) for path in (ROOT / "deploy").rglob("*.sh"))]
+    scripts = [".ci/run", ".ci/package", *(str(path) for path in (ROOT / "deploy").rglob("*.sh"))]
     shellcheck = Path(sys.executable).parent / "shellcheck"
     ran = subprocess.run([shellcheck, *scripts], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
