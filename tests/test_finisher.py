@@ -288,6 +288,30 @@ async def test_a_retry_wakes_its_worker_when_it_becomes_due(desk: Desk):
     assert desk.db.one("SELECT count(*) FROM taskflow.tasks WHERE status = 'queued' AND scheduled_at <= now()") == 1
 
 
+LATER = Retry("boom", timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("of_the_higher", "of_the_lower"),
+    [
+        *[(outcome, outcome) for outcome in (Succeeded(), Succeeded(b"1"), Failed("boom"), LATER, Released(""))],
+        *[(Succeeded(), outcome) for outcome in (Succeeded(b"1"), Failed("boom"), LATER, Released(""))],
+    ],
+)
+async def test_a_batch_that_waits_for_a_task_holds_none_of_a_higher_id(
+    desk: Desk, dsn: str, of_the_higher: Outcome, of_the_lower: Outcome
+):
+    """Otherwise whoever changes the same tasks, as a cancellation does, and the worker could wait for each other."""
+    lower, higher = await desk.tasks(2)
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT FROM taskflow.tasks WHERE id = %s FOR UPDATE", [lower.id])
+        desk.finisher.add(higher, of_the_higher)
+        desk.finisher.add(lower, of_the_lower)
+        await desk.is_waiting()
+        other.execute("SELECT FROM taskflow.tasks WHERE id = %s FOR UPDATE NOWAIT", [higher.id])
+    await desk.drained()
+
+
 async def test_too_many_unrecorded_outcomes_hold_up_those_who_would_make_more(
     desk: Desk, dsn: str, monkeypatch: pytest.MonkeyPatch
 ):

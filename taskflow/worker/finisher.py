@@ -96,19 +96,21 @@ class Finisher:
     async def _record_surely(self, batch: list[Ended]) -> None:
         """Record *batch*, however often the connection is lost on the way."""
         tries = 0
+        recorded: set[int] = set()
         while True:
             conn = await self._link.get()
+            rest = [ended for ended in batch if ended[0].id not in recorded] if recorded else batch
             try:
-                recorded = await record(conn, self._worker, batch)
+                await record(conn, self._worker, rest, recorded)
             except TOO_MUCH as error:
-                await self._record_one_by_one(conn, batch, error)
+                await self._record_one_by_one(conn, rest, error)
                 return
             except TROUBLE as error:
                 if isinstance(error, AWAY) or (error.sqlstate or "").startswith(NOT_NOW):
                     tries += 1
                     await self._link.lost(error)
                     continue
-                await self._record_one_by_one(conn, batch, error)
+                await self._record_one_by_one(conn, rest, error)
                 return
             else:
                 self._link.works()
@@ -181,8 +183,12 @@ class Finisher:
                 )
 
 
-async def record(conn: Connection, worker: int, batch: list[Ended]) -> set[int]:
-    """Record *batch* in one transaction, whose commit has been waited for; the ids whose claim was still held."""
+async def record(conn: Connection, worker: int, batch: list[Ended], recorded: set[int]) -> None:
+    """Record *batch*; *recorded* gets the ids whose claim was still held once their commit has been waited for.
+
+    Each kind of outcome is a statement and a transaction, which locks its tasks in the order of ids, as all do who lock
+    several: otherwise two could wait for each other.
+    """
     plain: defaultdict[int, list[int]] = defaultdict(list)
     with_result: list[tuple[int, int, str]] = []
     failed: list[tuple[int, int, str]] = []
@@ -203,19 +209,13 @@ async def record(conn: Connection, worker: int, batch: list[Ended]) -> set[int]:
                 released.append((task.id, task.attempt))
             case Cancelled():
                 pass
-    if len(plain) == 1 and not (with_result or failed or retried or released):
-        ((attempt, ids),) = plain.items()
-        return await succeed(conn, worker, attempt, ids)
-    recorded: set[int] = set()
-    async with conn.transaction():
-        for attempt, ids in sorted(plain.items()):
-            recorded |= await succeed(conn, worker, attempt, ids)
-        if with_result:
-            recorded |= await succeed_with_results(conn, worker, *map(list, zip(*with_result, strict=True)))
-        if failed:
-            recorded |= await fail(conn, worker, *map(list, zip(*failed, strict=True)))
-        if retried:
-            recorded |= await retry(conn, worker, *map(list, zip(*retried, strict=True)))
-        if released:
-            recorded |= await release(conn, worker, *map(list, zip(*released, strict=True)))
-    return recorded
+    for attempt, ids in plain.items():
+        recorded |= await succeed(conn, worker, attempt, ids)
+    if with_result:
+        recorded |= await succeed_with_results(conn, worker, *map(list, zip(*sorted(with_result), strict=True)))
+    if failed:
+        recorded |= await fail(conn, worker, *map(list, zip(*sorted(failed), strict=True)))
+    if retried:
+        recorded |= await retry(conn, worker, *map(list, zip(*retried, strict=True)))
+    if released:
+        recorded |= await release(conn, worker, *map(list, zip(*released, strict=True)))

@@ -17,6 +17,8 @@ SLACK: Final = 3.0
 
 # The worker's statements have one good plan each. Planned anew for each batch, they cost 1 µs a task more; compiled,
 # because a plan for any limit looks expensive in a long queue, they would cost as much as a thousand tasks.
+# By an index, tasks are locked in the order of ids, as everybody does who locks several. A scan of a small table has
+# another order, and two who lock the same tasks could wait for each other.
 # A session whose worker was cut off in the middle of a transaction would keep its rows locked for hours.
 SETTINGS: Final = """
 SELECT set_config('statement_timeout', %(statement_timeout)s, false),
@@ -26,6 +28,8 @@ SELECT set_config('statement_timeout', %(statement_timeout)s, false),
        set_config('tcp_keepalives_interval', '2', false),
        set_config('tcp_keepalives_count', '3', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false),
        set_config('jit', 'off', false)
 """
 
