@@ -48,6 +48,10 @@ chart *args:
 kind *args:
     deploy/kind.sh "$@"
 
+# Faults under load: processes killed, stopped and restarted, Postgres too; a few minutes, and 20 with just faults long.
+faults form="short" *args:
+    export TASKFLOW_TEST_FAULTS="$1"; shift; uv run --frozen pytest tests/faults "$@"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"

@@ -1,6 +1,7 @@
 """A real Postgres for every test: embedded by default, or a container, or any server that TASKFLOW_TEST_DSN names."""
 
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -226,6 +227,15 @@ def make_task(conn: Connection, make_worker: MakeWorker) -> MakeTask:
         return row[0]
 
     return make
+
+
+@pytest.fixture
+def seed() -> int:
+    """What the test's random choices start from; those of an earlier run come again with its TASKFLOW_TEST_SEED."""
+    given = os.environ.get("TASKFLOW_TEST_SEED")
+    seed = int(given) if given else random.randrange(2**32)
+    print(f"TASKFLOW_TEST_SEED={seed}")
+    return seed
 
 
 @pytest.fixture

@@ -1,23 +1,18 @@
-"""Load on a cluster: producers that note what was acknowledged, real servers and workers, the ledger of handlers."""
+"""Load on a cluster: producers over every route, real servers and workers, the ledger of handlers."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any, Final
 
-import httpx
-import psycopg
 from cluster import Cluster
-from commands import Started, api, await_ready, free_port, started, until
-
-from taskflow.database import with_defaults
+from commands import Started, api, await_ready, free_port, started
+from producing import Producer, over_api, over_sql
 
 PAUSE: Final = 0.04
 """Seconds between a producer's tasks."""
+
+TASK: Final[dict[str, Any]] = {"name": "enter", "type": "enter", "payload": {}}
 
 APP: Final = '''
 """The task type of the test; its handler enters each execution in the ledger over a connection of its own."""
@@ -47,85 +42,6 @@ async def enter(payload: dict):
             await connection.close()
             raise
 '''
-
-Ack = tuple[float, int]
-Enqueue = Callable[[], int]
-
-
-class Producer:
-    """Enqueues task after task in a thread, each a new one; ``acks`` are the times and ids of those acknowledged."""
-
-    def __init__(self, route: str, connect: Callable[[], tuple[Enqueue, Callable[[], None]]]) -> None:
-        self.route = route
-        self.acks: list[Ack] = []
-        self.errors: Counter[str] = Counter()
-        self._connect = connect
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name=route)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                enqueue, close = self._connect()
-                try:
-                    while not self._stop.wait(PAUSE):
-                        id = enqueue()
-                        self.acks.append((time.monotonic(), id))
-                finally:
-                    close()
-            except (psycopg.Error, httpx.HTTPError) as error:
-                self.errors[type(error).__name__] += 1
-                self._stop.wait(0.1)
-
-    def end(self) -> None:
-        """Enqueue nothing more."""
-        self._stop.set()
-        self._thread.join(90)
-        assert not self._thread.is_alive(), f"{self.route} hangs"
-
-    def gap(self, since: float) -> float:
-        """The longest time without an acknowledgement, *since* (monotonic) or just before, in seconds."""
-        times = [at for at, _ in self.acks]
-        return max((after - before for before, after in pairwise(times) if after >= since), default=float("inf"))
-
-    def await_acks(self, since: float, count: int, seconds: float) -> None:
-        """Wait until *count* tasks were acknowledged after *since*."""
-        until(
-            lambda: len([at for at, _ in self.acks[-count:] if at > since]) == count,
-            lambda: f"{self.route}: too few acknowledgements; errors: {dict(self.errors)}",
-            seconds,
-        )
-
-
-def over_sql(url: str) -> Callable[[], tuple[Enqueue, Callable[[], None]]]:
-    """Enqueue by SQL, without prepared statements, which PgBouncer's transaction mode does not know."""
-
-    def connect() -> tuple[Enqueue, Callable[[], None]]:
-        conn = psycopg.connect(with_defaults(url, "producer"), autocommit=True, prepare_threshold=None)
-
-        def enqueue() -> int:
-            ((id,),) = conn.execute("SELECT taskflow.enqueue('enter', '{}')").fetchall()
-            return id
-
-        return enqueue, conn.close
-
-    return connect
-
-
-def over_api(port: int) -> Callable[[], tuple[Enqueue, Callable[[], None]]]:
-    """Enqueue by the REST API."""
-
-    def connect() -> tuple[Enqueue, Callable[[], None]]:
-        client = api(port)
-
-        def enqueue() -> int:
-            response = client.post("/tasks", json={"name": "enter", "type": "enter", "payload": {}})
-            return response.raise_for_status().json()["added_task_id"]
-
-        return enqueue, client.close
-
-    return connect
 
 
 class Load:
@@ -188,10 +104,10 @@ def load(cluster: Cluster, directory: Path) -> Generator[Load]:
             with api(ports[route]) as client:
                 await_ready(client, server)
         producers = [
-            Producer("API, HAProxy", over_api(ports["HAProxy"])),
-            Producer("API, multi-host", over_api(ports["hosts"])),
-            Producer("SQL, PgBouncer session", over_sql(by_session)),
-            Producer("SQL, PgBouncer transaction", over_sql(by_transaction)),
+            Producer("API, HAProxy", over_api(ports["HAProxy"], TASK.copy), pause=PAUSE),
+            Producer("API, multi-host", over_api(ports["hosts"], TASK.copy), pause=PAUSE),
+            Producer("SQL, PgBouncer session", over_sql(by_session, "enter"), pause=PAUSE),
+            Producer("SQL, PgBouncer transaction", over_sql(by_transaction, "enter"), pause=PAUSE),
         ]
         try:
             yield Load(producers, processes)

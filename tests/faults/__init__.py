@@ -1,0 +1,1 @@
+"""Faults that Taskflow has to survive: ``just faults``, ``just soak``."""

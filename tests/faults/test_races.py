@@ -1,0 +1,147 @@
+"""Whoever changes tasks at the same time: each change happens once, and nobody sees a deadlock."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+import pytest
+from conftest import Connect, MakeTask, MakeWorker, ask, history
+
+from faults.arena import rounds
+from taskflow.database import Connection
+from taskflow.maintenance import rescue_once
+from taskflow.model import EVERYDAY, ClaimedTask, Failed, Outcome, Released, Retry, Status, Succeeded
+from taskflow.queue.cancel import cancel
+from taskflow.queue.claim import claim
+from taskflow.queue.finish import fail, succeed
+from taskflow.queue.recover import recover, retry_by_hand
+from taskflow.worker.finisher import record
+from taskflow.worker.link import Link
+
+pytestmark = pytest.mark.timeout(300)
+
+LEASE: Final = 15.0
+
+
+async def test_five_recoveries_and_ten_rescues_at_once_move_each_task_once(
+    conn: Connection, connections: Connect, make_worker: MakeWorker
+):
+    gone = await make_worker(silent_for=2 * LEASE)
+    for status in ("running", "failed", "succeeded"):
+        await conn.execute(
+            """
+            INSERT INTO taskflow.tasks (name, type, status, worker_id, started_at, finished_at, attempt, error)
+            SELECT 'n', 't', %(status)s::taskflow.status, %(worker)s, now(),
+                   CASE WHEN %(status)s <> 'running' THEN now() END, 1,
+                   CASE WHEN %(status)s = 'failed' THEN 'boom' END
+            FROM generate_series(1, 200)
+            """,
+            {"status": status, "worker": gone},
+        )
+    untouched = await (await conn.execute("SELECT * FROM taskflow.tasks WHERE status = 'succeeded'")).fetchall()
+
+    async def recover_all(conn: Connection) -> int:
+        recovered = 0
+        while batch := await recover(conn, Status.FAILED, 0, 30):
+            recovered += batch
+        return recovered
+
+    others = await connections(15)
+    recovering = asyncio.gather(*(recover_all(each) for each in others[:5]))
+    rescuing = asyncio.gather(*(rescue_once(each, LEASE) for each in others[5:]))
+    assert sum(await recovering) + await recover_all(conn) == 200
+    assert sum(await rescuing) + await rescue_once(conn, LEASE) == 200
+    rows = await (await conn.execute("SELECT outcome::text, count(*) FROM taskflow.attempts GROUP BY 1")).fetchall()
+    assert dict(rows) == {"lost": 200, "failed": 200}
+    assert await ask(conn, "SELECT count(DISTINCT task_id) FROM taskflow.attempts") == 400
+    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks WHERE status = 'queued'") == 400
+    assert await (await conn.execute("SELECT * FROM taskflow.tasks WHERE status = 'succeeded'")).fetchall() == untouched
+
+
+async def test_a_recovery_that_races_finishes_leaves_one_row_of_history_for_each_step(
+    conn: Connection, connections: Connect, make_task: MakeTask, make_worker: MakeWorker, seed: int
+):
+    """A thousand times: a recovery, the outcome that is in time, and one of an earlier attempt that comes too late."""
+    chance = random.Random(seed)
+    worker, former = await make_worker(), await make_worker()
+    recovering, finishing, late = await connections(3)
+    for _ in range(rounds(300, 1000)):
+        id = await make_task(Status.RUNNING, worker=worker, attempt=2)
+        fails = chance.random() < 0.5
+        recovered, finished, dropped = await asyncio.gather(
+            recover(recovering, Status.FAILED, 0, 10),
+            fail(finishing, worker, [id], [2], ["boom"]) if fails else succeed(finishing, worker, 2, [id]),
+            succeed(late, former, 2, [id]) if chance.random() < 0.5 else fail(late, worker, [id], [1], ["late"]),
+        )
+        assert (finished, dropped) == ({id}, set())
+        expected = [("queued", "running"), ("running", "failed" if fails else "succeeded")]
+        if recovered:
+            assert fails
+            expected.append(("failed", "queued"))
+        assert [step[:2] for step in await history(conn, id)] == expected
+        await conn.execute("DELETE FROM taskflow.tasks")
+
+
+async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_anybody(
+    dsn: str, conn: Connection, connections: Connect, make_worker: MakeWorker, seed: int
+):
+    chance = random.Random(seed)
+    workers = [await make_worker() for _ in range(4)]
+    await conn.execute(
+        """
+        INSERT INTO taskflow.tasks (name, type, payload, max_attempts)
+        SELECT 'n', 't', '{}', 1000000 FROM generate_series(1, 300)
+        """
+    )
+    ids = [id for (id,) in await (await conn.execute("SELECT id FROM taskflow.tasks")).fetchall()]
+    ends_at = time.monotonic() + rounds(8, 60)
+    done: Counter[str] = Counter()
+
+    async def repeat(name: str, act: Callable[[], Awaitable[int]]) -> None:
+        while time.monotonic() < ends_at:
+            done[name] += await act()
+
+    def some() -> list[int]:
+        chosen = sorted(chance.sample(ids, 200))
+        return chance.choice([chosen, chosen[::-1], chance.sample(chosen, 200)])
+
+    def an_outcome() -> Outcome:
+        return chance.choice([Succeeded(), Succeeded(b"1"), Failed("boom"), Retry("boom", timedelta()), Released("")])
+
+    def works(conn: Connection, worker: int) -> Callable[[], Awaitable[int]]:
+        async def work() -> int:
+            tasks: list[ClaimedTask] = await claim(conn, worker, EVERYDAY, 60)
+            chance.shuffle(tasks)
+            recorded: set[int] = set()
+            await record(conn, worker, [(task, an_outcome()) for task in tasks], recorded)
+            return len(recorded)
+
+        return work
+
+    def act(verb: Callable[..., Awaitable[set[int]]], conn: Connection) -> Callable[[], Awaitable[int]]:
+        async def once() -> int:
+            return len(await verb(conn, some()))
+
+        return once
+
+    def recovers(conn: Connection, status: Status) -> Callable[[], Awaitable[int]]:
+        return lambda: recover(conn, status, 0, 100)
+
+    links = [Link(dsn, "taskflow finish test", statement_timeout=30) for _ in workers]
+    opened = await connections(8)
+    jobs = [repeat("finished", works(await link.get(), worker)) for link, worker in zip(links, workers, strict=True)]
+    jobs += [repeat("cancelled", act(cancel, each)) for each in opened[:3]]
+    jobs += [repeat("retried by hand", act(retry_by_hand, each)) for each in opened[3:6]]
+    jobs += [
+        repeat("recovered", recovers(*each)) for each in zip(opened[6:], (Status.FAILED, Status.QUEUED), strict=True)
+    ]
+    ended = await asyncio.gather(*jobs, return_exceptions=True)
+    for link in links:
+        await link.close()
+    assert ended == [None] * len(jobs)
+    assert len(done) == 4
+    assert min(done.values()) > 0, done
