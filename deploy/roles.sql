@@ -57,7 +57,8 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskfl
 REVOKE ALL ON ALL ROUTINES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflow_worker, taskflow_readonly;
 
 GRANT USAGE ON SCHEMA taskflow TO taskflow_api, taskflow_worker, taskflow_readonly;
-GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history, taskflow.schedules
+GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history,
+    taskflow.queue, taskflow.running, taskflow.failed, taskflow.throughput, taskflow.stuck, taskflow.schedules
     TO taskflow_api, taskflow_worker, taskflow_readonly;
 -- Which migrations there are: a server or worker starts where none is missing.
 GRANT SELECT ON taskflow._yoyo_migration TO taskflow_api, taskflow_worker;

@@ -39,6 +39,13 @@ class TaskType(Struct, frozen=True, kw_only=True):
         """The typed payload; raises msgspec.ValidationError where it does not fit."""
         return self.decoder.decode(payload)
 
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the payload; `{"type": "object"}` where it has a type that msgspec cannot describe."""
+        try:
+            return msgspec.json.schema(self.payload_type)
+        except TypeError:
+            return {"type": "object"}
+
     def call(self, payload: Any) -> Any:
         """Call the handler: an awaitable for an async one, the result for a sync one."""
         return self.handler(payload) if self.takes_payload else self.handler()

@@ -8,7 +8,7 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import actions, batch, docs, events, health, listing, metrics, problems, tasks, workers
+from taskflow.api import actions, batch, docs, events, health, listing, metrics, problems, tasks, types, workers
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.board import Board
 from taskflow.api.enqueuer import open_enqueuer
@@ -31,6 +31,7 @@ ROUTES: Final = (
     actions.act,
     actions.cancel_task,
     actions.retry_task,
+    types.list_types,
     workers.list_workers,
     workers.show_stats,
     metrics.show_metrics,

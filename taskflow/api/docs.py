@@ -22,6 +22,7 @@ from taskflow.api.health import Alive, Ready
 from taskflow.api.listing import ListRequest, TaskPage
 from taskflow.api.problems import Problem
 from taskflow.api.tasks import Added, History
+from taskflow.api.types import Types, payload_schemas
 from taskflow.api.workers import Stats, Workers
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import TaskView
@@ -40,6 +41,7 @@ BODIES: Final = (
     TaskView,
     History,
     Workers,
+    Types,
     Stats,
     TaskPage,
     ListRequest,
@@ -72,6 +74,12 @@ class Document(JsonRenderPlugin):
         examples.add_to(schemas)
         fields = schemas["TaskRequest"]["properties"]
         fields["type"]["enum"] = self._registry.names()
+        names, payloads = payload_schemas(self._registry)
+        schemas |= payloads
+        fields["payload"]["anyOf"][0] = {
+            "type": "object",
+            "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names],
+        }
         offered = Priority if self._settings.enable_test_queue else EVERYDAY
         fields["priority"] = {
             "description": "which queue",
