@@ -16,6 +16,11 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
         FROM old
         WHERE task.id = old.id
         RETURNING task.id
+    ), at_gates AS (
+        UPDATE taskflow.holds AS hold
+        SET priority = $2
+        FROM old
+        WHERE hold.task_id = old.id AND hold.position >= 2
     ), woken AS MATERIALIZED (
         SELECT taskflow.wake($2) FROM moved LIMIT 1
     )
@@ -40,6 +45,14 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
         DELETE FROM taskflow.attempts AS attempt
         USING final
         WHERE attempt.task_id = final.id
+    ), unheld AS (
+        DELETE FROM taskflow.holds AS hold
+        USING final
+        WHERE hold.task_id = final.id
+    ), left_group AS (
+        DELETE FROM taskflow.members AS member
+        USING final
+        WHERE member.task_id = final.id
     )
     SELECT id FROM deleted
 $$;

@@ -8,7 +8,21 @@ from typing import Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 
-from taskflow.api import actions, batch, docs, events, health, listing, metrics, problems, tasks, types, workers
+from taskflow.api import (
+    actions,
+    batch,
+    docs,
+    events,
+    groups,
+    health,
+    listing,
+    metrics,
+    policy,
+    problems,
+    tasks,
+    types,
+    workers,
+)
 from taskflow.api.auth import Gate, open_to_all
 from taskflow.api.board import Board
 from taskflow.api.enqueuer import open_enqueuer
@@ -32,6 +46,14 @@ ROUTES: Final = (
     actions.cancel_task,
     actions.retry_task,
     types.list_types,
+    groups.show_group,
+    policy.list_queues,
+    policy.pause_queue,
+    policy.resume_queue,
+    policy.list_limits,
+    policy.limit_type,
+    policy.pause_tasks,
+    policy.resume_tasks,
     workers.list_workers,
     workers.show_stats,
     metrics.show_metrics,
@@ -40,7 +62,7 @@ ROUTES: Final = (
     health.readiness,
     health.liveness,
 )
-BATCH: Final = (batch.add_tasks,)
+BATCH: Final = (batch.add_tasks, groups.add_group)
 """Routes that take larger bodies than the others."""
 
 

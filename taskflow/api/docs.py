@@ -10,6 +10,7 @@ from litestar.enums import MediaType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]
+from msgspec import Struct
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
@@ -18,14 +19,16 @@ from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
 from taskflow.api.body import TaskRequest
+from taskflow.api.groups import AddedGroup, GroupRequest
 from taskflow.api.health import Alive, Ready
 from taskflow.api.listing import ListRequest, TaskPage
+from taskflow.api.policy import LimitRequest, Limits, Pause, Queues
 from taskflow.api.problems import Problem
 from taskflow.api.tasks import Added, History
 from taskflow.api.types import Types, payload_schemas
 from taskflow.api.workers import Stats, Workers
 from taskflow.model import EVERYDAY, Priority
-from taskflow.queries import TaskView
+from taskflow.queries import GroupView, TaskView
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
@@ -42,6 +45,13 @@ BODIES: Final = (
     History,
     Workers,
     Types,
+    Queues,
+    Limits,
+    LimitRequest,
+    Pause,
+    GroupRequest,
+    AddedGroup,
+    GroupView,
     Stats,
     TaskPage,
     ListRequest,
@@ -49,6 +59,15 @@ BODIES: Final = (
     Ready,
     Alive,
 )
+
+REQUESTS: Final[dict[tuple[str, str], tuple[type[Struct], bool]]] = {
+    ("post", "/tasks/{id}/cancel"): (Cancellation, False),
+    ("post", "/groups"): (GroupRequest, True),
+    ("put", "/limits/{type}"): (LimitRequest, True),
+    ("post", "/limits/{type}/pause"): (Pause, False),
+    ("post", "/queues/{priority}/pause"): (Pause, False),
+}
+"""What routes take, and whether it is required."""
 
 TOKEN: Final = {
     "type": "http",
@@ -97,8 +116,9 @@ class Document(JsonRenderPlugin):
                 NDJSON: {"schema": {"type": "string"}, "example": examples.LINES},
             },
         )
-        cancellation = {"$ref": "#/components/schemas/Cancellation"}
-        _take(paths["/tasks/{id}/cancel"], {JSON: {"schema": cancellation}}, required=False)
+        for (method, path), (body, required) in REQUESTS.items():
+            schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+            paths[path][method]["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
         action = {"$ref": "#/components/schemas/ActionRequest"}
         _take(paths["/tasks/actions"], {JSON: {"schema": action, "example": examples.ACTION}})
         paths["/tasks"]["get"] = paths["/tasks"]["get"] | {"parameters": listing.parameters(schemas.pop("ListRequest"))}

@@ -50,6 +50,7 @@ ANSWERS: Final = (
         payload=PAYLOAD,
         result=None,
         error=None,
+        waits_for=[],
         worker="mail-1",
         created_at=ENQUEUED,
         updated_at=FINISHED,

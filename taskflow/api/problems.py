@@ -89,6 +89,18 @@ class TaskNotFound(NotFoundException):
     detail = "no task has this id"
 
 
+class GroupNotFound(NotFoundException):
+    """No group has this id."""
+
+    detail = "no group has this id"
+
+
+class QueueNotFound(NotFoundException):
+    """There is no such priority."""
+
+    detail = "no queue has this name"
+
+
 class UnsupportedMediaType(ClientException):
     """The body is announced as something else than what is expected."""
 

@@ -1,17 +1,24 @@
 """Read-only statements."""
 
+from taskflow.queries.gates import GroupView, LimitView, QueueView, find_group, find_limits, find_queue_views
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
 from taskflow.queries.tasks import TaskView, Transition, find_history, find_live, find_running, find_task
 
 __all__ = [
     "Found",
+    "GroupView",
+    "LimitView",
+    "QueueView",
     "TaskSummary",
     "TaskView",
     "Transition",
+    "find_group",
     "find_history",
     "find_ids",
+    "find_limits",
     "find_live",
     "find_newest",
+    "find_queue_views",
     "find_running",
     "find_task",
     "find_tasks",

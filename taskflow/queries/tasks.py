@@ -1,9 +1,10 @@
 """A task as it stands, and its history."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 from psycopg.rows import dict_row
 
 from taskflow.database import Connection, array
@@ -23,6 +24,10 @@ class TaskView(Struct, frozen=True, kw_only=True):
     payload: Raw
     result: Raw | None
     error: str | None
+    waits_for: Annotated[
+        list[str],
+        Meta(description="gates that keep it from being claimed, such as `task:7`", examples=[["task:7", "task:8"]]),
+    ]
     worker: str | None
     created_at: Time
     updated_at: Time
@@ -45,7 +50,9 @@ class Transition(Struct, frozen=True, kw_only=True):
 
 TASK = """
 SELECT task.id, task.name, type, priority::text, status::text, attempt, max_attempts, payload::text, result::text,
-       error, worker.name AS worker, created_at, updated_at, scheduled_at, task.started_at, finished_at
+       error, worker.name AS worker, created_at, updated_at, scheduled_at, task.started_at, finished_at,
+       ARRAY(SELECT hold.gate FROM taskflow.holds AS hold
+             WHERE task.held AND hold.task_id = task.id AND hold.state = 'waiting' ORDER BY hold.gate) AS waits_for
 FROM taskflow.tasks AS task
 LEFT JOIN taskflow.workers AS worker ON worker.id = task.worker_id
 WHERE task.id = %(id)s

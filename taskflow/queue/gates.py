@@ -3,38 +3,9 @@
 ``db/migrations`` holds the rules, as functions: whoever enqueues by SQL is bound by them too.
 """
 
-from collections.abc import Mapping, Sequence
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from taskflow.database import Connection
-from taskflow.model import Limit, Priority
-
-
-class Policy(Struct, frozen=True):
-    """What is in force for the whole fleet; by default nothing is."""
-
-    uses_gates: bool = False
-    excluded: tuple[str, ...] = ()  # task types that are paused, or limited and not adopted yet
-    paused: frozenset[Priority] = frozenset()
-    is_adopted: bool = True
-
-
-POLICY = """
-SELECT EXISTS (SELECT FROM taskflow.holds WHERE state = 'waiting')
-       OR EXISTS (SELECT FROM taskflow.holds WHERE state = 'passed'),
-       ARRAY(SELECT type FROM taskflow.limits WHERE paused_at IS NOT NULL OR adopted_at IS NULL),
-       ARRAY(SELECT priority::text FROM taskflow.pauses),
-       NOT EXISTS (SELECT FROM taskflow.limits WHERE adopted_at IS NULL)
-"""
-
-
-async def find_policy(conn: Connection) -> Policy:
-    """What is in force now."""
-    row = await (await conn.execute(POLICY)).fetchone()
-    assert row is not None
-    uses_gates, excluded, paused, is_adopted = row
-    return Policy(uses_gates, tuple(excluded), frozenset(map(Priority, paused)), is_adopted)
 
 
 async def adopt(conn: Connection) -> bool:
@@ -113,65 +84,3 @@ async def find_left_over(
     rows = await (await conn.execute(LEFT_OVER, {"gate": gate, "task": task, "limit": limit})).fetchall()
     end = (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
     return [id for _, id, has_ended in rows if has_ended], end
-
-
-AGE = """
-UPDATE taskflow.tasks AS task
-SET priority = 'high', updated_at = now()
-WHERE task.id = ANY (ARRAY(
-        SELECT old.id
-        FROM unnest('{normal,low}'::taskflow.priority[]) AS lower (priority)
-        CROSS JOIN LATERAL (
-            SELECT waiting.id
-            FROM taskflow.tasks AS waiting
-            WHERE waiting.status = 'queued' AND NOT waiting.held AND waiting.priority = lower.priority
-              AND waiting.scheduled_at <= now() - make_interval(secs => %(seconds)s)
-            ORDER BY waiting.scheduled_at, waiting.id
-            LIMIT 1000
-            FOR UPDATE SKIP LOCKED
-        ) AS old
-    ))
-"""
-
-
-async def age(conn: Connection, seconds: float) -> int:
-    """Raise at most 1,000 tasks of each lower priority that have been due for *seconds* to ``high``; how many it were.
-
-    They keep their place in time: older than newer tasks of that priority.
-    """
-    return (await conn.execute(AGE, {"seconds": seconds})).rowcount
-
-
-SET_LIMIT = """
-SELECT taskflow.set_limit(%(type)s, %(concurrency)s, %(concurrency_per_key)s, %(rate)s, %(rate_per_key)s,
-                          %(rate_seconds)s, %(is_declared)s)
-"""
-
-
-async def set_limit(conn: Connection, type: str, limit: Limit, *, is_declared: bool = False) -> None:
-    """Limit *type*; a Limit() without limits lifts them."""
-    await conn.execute(
-        SET_LIMIT,
-        {
-            "type": type,
-            "concurrency": limit.concurrency,
-            "concurrency_per_key": limit.concurrency_per_key,
-            "rate": limit.rate,
-            "rate_per_key": limit.rate_per_key,
-            "rate_seconds": limit.rate_seconds,
-            "is_declared": is_declared,
-        },
-    )
-
-
-NO_LONGER_DECLARED = "SELECT type FROM taskflow.limits WHERE is_declared AND type = ANY (%(types)s)"
-
-
-async def declare_limits(conn: Connection, limits: Mapping[str, Limit | None]) -> None:
-    """Have the *limits* that the code gives its task types in force; None lifts what an earlier version declared."""
-    for type, limit in limits.items():
-        if limit is not None:
-            await set_limit(conn, type, limit, is_declared=True)
-    without = [type for type, limit in limits.items() if limit is None]
-    for (type,) in await (await conn.execute(NO_LONGER_DECLARED, {"types": without})).fetchall():
-        await set_limit(conn, type, Limit())

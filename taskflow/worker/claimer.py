@@ -8,7 +8,7 @@ from typing import Final
 from taskflow.database import TROUBLE, Connection
 from taskflow.model import ClaimedTask, Priority
 from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_due
-from taskflow.queue.gates import Policy
+from taskflow.queue.policy import Policy
 from taskflow.worker.finisher import Finisher, FollowUp
 from taskflow.worker.link import Link
 from taskflow.worker.slots import Slots

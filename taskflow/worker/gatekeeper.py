@@ -9,18 +9,9 @@ import structlog
 from psycopg.errors import LockNotAvailable
 
 from taskflow.database import AWAY, Connection
-from taskflow.queue.gates import (
-    Policy,
-    admit,
-    adopt,
-    age,
-    declare_limits,
-    find_gates,
-    find_left_over,
-    find_newcomers,
-    find_policy,
-    settle,
-)
+from taskflow.queue.age import age
+from taskflow.queue.gates import admit, adopt, find_gates, find_left_over, find_newcomers, settle
+from taskflow.queue.policy import Policy, declare_limits, find_policy
 from taskflow.registry import Registry
 from taskflow.worker.link import Link
 

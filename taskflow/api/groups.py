@@ -1,0 +1,112 @@
+"""Groups: tasks that are enqueued together, and what becomes of them."""
+
+from typing import Annotated, Final
+
+import msgspec
+from litestar import post, route
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from msgspec import Meta, Raw, Struct
+
+from taskflow.api.auth import needs
+from taskflow.api.batch import read_tasks
+from taskflow.api.body import check_text, decode, read_task
+from taskflow.api.enqueuer import REFUSED, refusal
+from taskflow.api.media import media_type
+from taskflow.api.problems import (
+    GroupNotFound,
+    InvalidBatch,
+    InvalidRequest,
+    SlowBody,
+    TaskError,
+    UnsupportedMediaType,
+    documented,
+)
+from taskflow.api.services import GET, ApiRequest, services
+from taskflow.api.tasks import TaskId, not_an_integer, read_id
+from taskflow.errors import InvalidTask
+from taskflow.queries import GroupView, find_group
+from taskflow.queue.group import enqueue_group, find_members
+from taskflow.scopes import Scope
+
+
+class GroupRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tasks to enqueue together."""
+
+    tasks: Annotated[list[Raw], Meta(min_length=1, description="as `POST /tasks` takes them")]
+    callback: Annotated[Raw, Meta(description="one more task, which runs when all of them have ended, however")] = Raw(
+        b"null"
+    )  # msgspec knows no Raw | None
+    name: Annotated[Annotated[str, Meta(min_length=1, max_length=128)] | None, Meta(description="for people")] = None
+
+
+class AddedGroup(Struct, frozen=True, kw_only=True):
+    """All is stored."""
+
+    added_group_id: int
+    added_task_ids: Annotated[list[int], Meta(description="in the order of the tasks")]
+    callback_task_id: int | None
+
+
+_group: Final = msgspec.json.Decoder(GroupRequest)
+
+
+@post(
+    "/groups",
+    **needs(Scope.ENQUEUE),
+    status_code=200,
+    summary="Enqueue a group of tasks",
+    response_description="It is stored",
+    tags=["groups"],
+    responses=documented(
+        InvalidTask("callback.type", "unknown task type"),
+        InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
+        RequestEntityTooLarge(),
+        UnsupportedMediaType(),
+        SlowBody(),
+        TimeoutError(),
+    ),
+)
+async def add_group(request: ApiRequest) -> AddedGroup:
+    """All or nothing, in one transaction."""
+    media_type(request, "application/json")
+    given = services(request)
+    asked = decode(_group, await request.body(), "a group")
+    check_text("name", asked.name or "")
+    if len(asked.tasks) > given.settings.server_max_batch_tasks:
+        raise InvalidRequest(f"a group has at most {given.settings.server_max_batch_tasks:,} tasks", "tasks")
+    tasks = await read_tasks(asked.tasks, given)
+    callback = None
+    if bytes(asked.callback) != b"null":
+        callback = read_task(bytes(asked.callback), given.registry, given.settings)
+    async with given.pool.connection() as conn, conn.transaction():
+        try:
+            id = await enqueue_group(conn, tasks, callback, asked.name)
+        except REFUSED as error:
+            raise refusal(error) from error
+        group = await find_group(conn, id)
+        assert group is not None
+        return AddedGroup(
+            added_group_id=id,
+            added_task_ids=await find_members(conn, id),
+            callback_task_id=group.callback_task_id,
+        )
+
+
+@route(
+    "/groups/{id:str}",
+    **needs(Scope.READ),
+    http_method=GET,
+    status_code=200,
+    summary="A group of tasks",
+    response_description="How many of its tasks have each status",
+    tags=["groups"],
+    responses=documented(not_an_integer(), GroupNotFound(), TimeoutError()),
+)
+async def show_group(request: ApiRequest, id: TaskId) -> GroupView:
+    """Tasks that were pruned do not count any more."""
+    number = read_id(id)
+    async with services(request).pool.connection() as conn:
+        group = await find_group(conn, number)
+    if group is None:
+        raise GroupNotFound
+    return group
