@@ -63,6 +63,10 @@ ha-up dir=".taskflow/ha":
 ha-down dir=".taskflow/ha":
     deploy/ha/down.sh "$1"
 
+# Build the documentation into build/site; each link is checked, and the reference is written from the code.
+docs:
+    NO_MKDOCS_2_WARNING=1 uv run --frozen --group docs mkdocs build --strict
+
 fmt:
     uv run --frozen ruff check --fix
     uv run --frozen ruff format

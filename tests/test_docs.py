@@ -1,39 +1,133 @@
-"""The Python in docs/python.md runs as it stands there."""
+"""The documentation: its links lead somewhere, its code runs, and its reference is written from ours."""
 
+import ast
+import json
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import httpx
 import psycopg
-from serving import make_token, served_in_a_thread
+import pytest
+from commands import api, await_ready, await_status, free_port, run, started
 
-from taskflow.scopes import Scope
+from taskflow import settings
+from taskflow.cli.main import main
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("**/README.md"), ROOT / "README.md"])
+PROGRAMS = {f"taskflow-{name}": main.commands[name] for name in ("server", "worker", "recovery")} | {"taskflow": main}
 
 
-def block(heading: str) -> str:
-    """The first Python below the page's *heading*."""
-    found = re.search(
-        rf"^## {re.escape(heading)}\n.*?^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    """The code blocks of a page in one of *languages*."""
+    for language, code in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language in languages:
+            yield code
+
+
+def named(pages: list[Path]) -> Any:
+    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@named([page for page in PAGES if any(blocks(page, "python"))])
+def test_python_of_the_documentation_is_python(page: Path) -> None:
+    for code in blocks(page, "python"):
+        ast.parse(code)
+
+
+@named([page for page in PAGES if any(blocks(page, "sh"))])
+def test_commands_of_the_documentation_have_these_options(page: Path) -> None:
+    for code in blocks(page, "sh"):
+        checked = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        for words in commands_in(code):
+            parse(words)
+
+
+def commands_in(code: str) -> Iterator[list[str]]:
+    """The calls of Taskflow's programs in a piece of shell, as words."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        for start in (index for index, word in enumerate(words) if word in PROGRAMS):
+            if start == 0 or words[start - 1] in {"run", "--", "server", "&&", "DATABASE_URL=$PROXY_URL", "exec"}:
+                rest = words[start:]
+                end = next((at for at, word in enumerate(rest) if word in {"&&", "&", "|", ";", "#", "…"}), len(rest))
+                yield rest[:end]
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as click would, without running it; fails for what does not exist."""
+    command, arguments = PROGRAMS[words[0]], words[1:]
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        assert arguments[0] in command.commands, words
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    try:
+        command.make_context(words[0], list(arguments), resilient_parsing=True)
+    except click.UsageError as error:
+        pytest.fail(f"{' '.join(words)}: {error.message}")
+
+
+@named([page for page in PAGES if any(blocks(page, "sql"))])
+def test_sql_of_the_documentation_runs(page: Path, own_database: str) -> None:
+    with psycopg.connect(own_database, autocommit=True) as conn:
+        conn.execute("CREATE TABLE orders (customer text)")
+        for code in blocks(page, "sql"):
+            conn.execute(code.encode())
+
+
+def test_the_tutorial_works_word_by_word(tmp_path: Path, own_database: str) -> None:
+    tutorial = ROOT / "docs" / "tutorial.md"
+    (module,) = blocks(tutorial, "python")
+    (tmp_path / "images.py").write_text(module)
+    bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*\})'", tutorial.read_text())]
+    settings = {"DATABASE_URL": own_database, "SERVER_PORT": str(port := free_port())}
+    with (
+        started(tmp_path, "taskflow", "up", "--app", "images", "--worker", "normal", **settings) as up,
+        api(port) as client,
+    ):
+        await_ready(client, up)
+        cat, wall = (client.post("/tasks", json=body).json()["added_task_id"] for body in bodies)
+        assert await_status(client, cat, "succeeded")["result"] == {"width": 640}
+        refused = client.post("/tasks", json=bodies[0] | {"payload": {"url": "", "width": "wide"}})
+        assert (refused.status_code, refused.json()["field"]) == (400, "payload.width")
+        (sql,) = blocks(tutorial, "sql")
+        assert run(tmp_path, "taskflow", "psql", "-v", "ON_ERROR_STOP=1", "-c", sql, **settings).returncode == 0
+        await_status(client, wall, "failed")
+        attempts = [step["attempt"] for step in history(client, wall) if step["new_status"] == "running"]
+        assert attempts == [1, 2, 3]
+        assert client.post(f"/tasks/{wall}/retry").status_code == 200
+        assert up.end(15) == 0
+
+
+def history(client: httpx.Client, id: int) -> list[dict[str, Any]]:
+    return client.get(f"/tasks/{id}/history").json()["history"]
+
+
+def test_each_setting_is_in_the_readme() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rows == list(settings.VARIABLES)
+
+
+def test_the_site_is_built_and_all_its_links_lead_somewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs uv run --group docs")
+    built = subprocess.run(
+        [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert found, heading
-    return found[1]
-
-
-def test_a_task_is_enqueued_together_with_an_order(own_database: str):
-    names: dict[str, Any] = {"DATABASE_URL": own_database}
-    exec(block("Enqueue in your own transaction"), names)
-    with psycopg.connect(own_database) as conn:
-        assert conn.execute("SELECT id, type, priority::text FROM taskflow.tasks").fetchall() == [
-            (names["id"], "send_email", "high")
-        ]
-        assert conn.execute("SELECT customer FROM orders").fetchall() == [("ada",)]
-
-
-def test_a_task_goes_over_http(own_database: str):
-    token = make_token(own_database, Scope.ADMIN)
-    with served_in_a_thread(own_database) as url:
-        names: dict[str, Any] = {"URL": url, "TOKEN": token}
-        exec(block("Over HTTP"), names)
-    assert (names["task"].status, names["task"].error) == ("cancelled", "ordered twice")
+    assert built.returncode == 0, built.stderr
+    names = ("settings", "commands", "api", "schema")
+    html = {name: (tmp_path / "reference" / name / "index.html").read_text() for name in names}
+    assert all(f"<code>{name}</code>" in html["settings"] for name in settings.VARIABLES)
+    assert "taskflow token create" in html["commands"]
+    assert "POST /tasks/batch" in html["api"]
+    assert "a_running_task_has_a_worker" in html["schema"]
+    assert not re.findall(r'(?:src|href)="(https?://(?:fonts|cdn|unpkg)[^"]+)"', html["settings"])
