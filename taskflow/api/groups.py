@@ -33,9 +33,9 @@ class GroupRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Tasks to enqueue together."""
 
     tasks: Annotated[list[Raw], Meta(min_length=1, description="as `POST /tasks` takes them")]
-    callback: Annotated[Raw, Meta(description="one more task, which runs when all of them have ended, however")] = Raw(
-        b"null"
-    )  # msgspec knows no Raw | None
+    callback: Annotated[Raw, Meta(description="one more task, which runs when all of them have ended, however")] = (
+        msgspec.field(default_factory=Raw)  # msgspec knows no Raw | None
+    )
     name: Annotated[Annotated[str, Meta(min_length=1, max_length=128)] | None, Meta(description="for people")] = None
 
 
@@ -76,7 +76,7 @@ async def add_group(request: ApiRequest) -> AddedGroup:
         raise InvalidRequest(f"a group has at most {given.settings.server_max_batch_tasks:,} tasks", "tasks")
     tasks = await read_tasks(asked.tasks, given)
     callback = None
-    if bytes(asked.callback) != b"null":
+    if bytes(asked.callback) not in (b"", b"null"):
         callback = read_task(bytes(asked.callback), given.registry, given.settings)
     async with given.pool.connection() as conn, conn.transaction():
         try:
