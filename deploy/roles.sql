@@ -68,8 +68,13 @@ GRANT INSERT (name, type, payload, priority, max_attempts, scheduled_at, unique_
     TO taskflow_api, taskflow_worker;
 GRANT SELECT, INSERT, UPDATE ON taskflow.holds TO taskflow_api, taskflow_worker;
 GRANT SELECT, INSERT ON taskflow.groups, taskflow.members TO taskflow_api, taskflow_worker;
+-- Which requests stored tasks.
+GRANT SELECT, INSERT, UPDATE ON taskflow.idempotency_keys TO taskflow_api;
 GRANT EXECUTE ON FUNCTION
-    taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz, bigint[], text, text, text, text),
+    taskflow.enqueue(text, jsonb, text, taskflow.priority, integer, timestamptz, bigint[], text, text, text, text,
+                     text, text),
+    taskflow.enqueue_unique(jsonb, text),
+    taskflow.prune_keys(integer),
     taskflow.enqueue_many(jsonb),
     taskflow.enqueue_held(jsonb),
     taskflow.enqueue_group(jsonb, jsonb, text),

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from taskflow import queries
+from taskflow import events, queries
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask
 from taskflow.filters import Cursor, Sort, TaskFilter
@@ -98,14 +98,16 @@ async def step(conn: Connection, order: Order, cursor: Cursor, *, dry_run: bool 
 
 
 async def change(conn: Connection, order: Order, ids: Sequence[int]) -> int:
-    """Do to *ids* what *order* says, in one statement; how many it concerned."""
+    """Do to *ids* what *order* says, in one statement, and tell watchers; how many it concerned."""
     match order.action:
         case Action.RETRY:
-            return len(await retry_by_hand(conn, ids))
+            done = await retry_by_hand(conn, ids)
         case Action.CANCEL:
-            return len(await cancel(conn, ids, order.reason))
+            done = await cancel(conn, ids, order.reason)
         case Action.REPRIORITISE:
             assert order.priority is not None
-            return len(await reprioritise(conn, ids, order.priority))
+            done = await reprioritise(conn, ids, order.priority)
         case Action.DELETE:
             return len(await delete_final(conn, ids))
+    await events.tell_within(conn, sorted(done))
+    return len(done)

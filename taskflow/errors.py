@@ -33,6 +33,20 @@ class InvalidTask(TaskflowError):
         self.problem = problem
 
 
+class KeyTaken(TaskflowError):
+    """A live task has this unique_key already."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"unique_key: {problem}")
+
+
+class KeyReused(TaskflowError):
+    """The Idempotency-Key was sent before, with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was sent with another request; use a new key for each")
+
+
 class InvalidSchedule(TaskflowError):
     """A schedule cannot be kept as given; *field* names what is at fault."""
 

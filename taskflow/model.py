@@ -52,6 +52,14 @@ class Status(StrEnum):
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
+class OnConflict(StrEnum):
+    """What an enqueue does where a live task has its ``unique_key``."""
+
+    REJECT = "reject"  # raise KeyTaken
+    EXISTING = "existing"  # answer that task
+    REPLACE = "replace"  # give that task the new payload while it is queued; raise KeyTaken if it runs
+
+
 class NewTask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task that is to be enqueued. ``payload`` is the JSON object as it will be stored."""
 
@@ -67,6 +75,8 @@ class NewTask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     order_key: str | None = None  # tasks of one key run one at a time, in the order of their ids
     tenant: str | None = None  # tenants with work take turns
     limit_key: str | None = None  # for the type's limits per key
+    unique_key: str | None = None  # of all live tasks, one may have it
+    on_conflict: OnConflict = OnConflict.REJECT
 
     @property
     def has_gates(self) -> bool:

@@ -112,11 +112,18 @@ SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|que
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        *(("worker", name) for name in STATEMENTS if re.match(r"taskflow\.(queue|worker|queries|stats)\b", name)),
+        *(
+            ("worker", name)
+            for name in STATEMENTS
+            if re.match(r"taskflow\.(queue(?!\.once\b)|worker|queries|stats)\b", name)
+        ),
         *(
             ("api", name)
             for name in STATEMENTS
-            if re.match(r"taskflow\.(queries|stats|schedules|queue\.(enqueue|cancel|recover|tick))\b", name)
+            if re.match(
+                r"taskflow\.(queries|stats|schedules|queue\.(enqueue|once|cancel|recover|reprioritise|delete|tick))\b",
+                name,
+            )
         ),
         ("worker", "taskflow.schedules.DECLARE"),
         ("worker", "taskflow.schedules.STILL_DECLARED"),

@@ -29,7 +29,7 @@ CREATE TABLE taskflow.tasks (
     held         boolean NOT NULL DEFAULT false,      -- some gate keeps it from being claimed, however due it is
     name         taskflow.label NOT NULL,
     type         taskflow.label NOT NULL,
-    unique_key   text,
+    unique_key   taskflow.label,                      -- of all live tasks, one may have it
     error        text,                                -- of the latest failed attempt, or why it was cancelled
     payload      taskflow.object NOT NULL DEFAULT '{}',
     result       jsonb,
@@ -55,6 +55,8 @@ WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
 
 -- The claim reads this in order. No index stands on status alone: it would be rewritten at every step.
 CREATE INDEX tasks_ready ON taskflow.tasks (priority, scheduled_at, id) WHERE status = 'queued' AND NOT held;
+CREATE UNIQUE INDEX tasks_unique_key ON taskflow.tasks (unique_key)
+    WHERE unique_key IS NOT NULL AND status IN ('queued', 'running');
 CREATE INDEX tasks_running ON taskflow.tasks (worker_id) WHERE status = 'running';
 CREATE INDEX tasks_failed ON taskflow.tasks (updated_at, id) WHERE status = 'failed';
 CREATE INDEX tasks_cancelled ON taskflow.tasks (updated_at, id) WHERE status = 'cancelled';

@@ -12,16 +12,26 @@ CREATE FUNCTION taskflow.enqueue(
     after_failure text DEFAULT 'cancel',          -- if one does not: cancel this one, or run it all the same
     order_key     text DEFAULT NULL,              -- tasks of one key run one at a time, in the order of their ids
     tenant        text DEFAULT NULL,              -- tenants with work take turns
-    limit_key     text DEFAULT NULL               -- for the type's limits per key
+    limit_key     text DEFAULT NULL,              -- for the type's limits per key
+    unique_key    text DEFAULT NULL,              -- of all queued and running tasks, one may have it
+    on_conflict   text DEFAULT 'reject'           -- if one has it: reject, existing or replace; see enqueue_unique
 ) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     id bigint;
 BEGIN
-    IF num_nonnulls(after, order_key, tenant, limit_key) > 0 THEN
+    IF unique_key IS NULL AND num_nonnulls(after, order_key, tenant, limit_key) > 0 THEN
         RETURN taskflow.enqueue_held(jsonb_build_array(jsonb_build_object(
             'type', $1, 'payload', $2, 'name', $3, 'priority', $4, 'max_attempts', $5, 'scheduled_at', $6,
             'after', $7, 'after_failure', $8, 'order_key', $9, 'tenant', $10, 'limit_key', $11)));
+    ELSIF unique_key IS NOT NULL THEN
+        SELECT task.id INTO id
+        FROM taskflow.enqueue_unique(
+            jsonb_build_object(
+                'type', $1, 'payload', $2, 'name', $3, 'priority', $4, 'max_attempts', $5, 'scheduled_at', $6,
+                'after', $7, 'after_failure', $8, 'order_key', $9, 'tenant', $10, 'limit_key', $11, 'unique_key', $12),
+            $13) AS task;
+        RETURN id;
     END IF;
     INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
     VALUES ($1, $2, coalesce($3, $1), $4, $5, coalesce($6, now()))
@@ -36,7 +46,7 @@ CREATE FUNCTION taskflow.enqueue_many(tasks jsonb) RETURNS SETOF bigint
 LANGUAGE plpgsql AS $$
 BEGIN
     IF jsonb_path_exists(tasks, '$[*] ? (exists (@.after) || exists (@.order_key) || exists (@.tenant)
-                                         || exists (@.limit_key))') THEN
+                                         || exists (@.limit_key) || exists (@.unique_key))') THEN
         RETURN QUERY SELECT taskflow.enqueue_held(tasks);
         RETURN;
     END IF;
@@ -72,7 +82,8 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Failed or cancelled tasks back to queued, with a fresh budget of attempts; the attempts they leave stay in the
--- history with *reason*. Answers the ids that were re-queued: what was neither failed nor cancelled is left alone.
+-- history with *reason*. Answers the ids that were re-queued: what was neither failed nor cancelled is left alone, and so
+-- is what has the unique_key of a live task, or of a later one among *ids*.
 CREATE FUNCTION taskflow.requeue(ids bigint[], reason text) RETURNS SETOF bigint
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -81,6 +92,13 @@ BEGIN
         SELECT id, attempt, worker_id, started_at, finished_at, error, status
         FROM taskflow.tasks
         WHERE id = ANY ($1) AND status IN ('failed', 'cancelled')
+          AND (unique_key IS NULL
+               OR NOT (EXISTS (SELECT FROM taskflow.tasks AS live
+                               WHERE live.unique_key = tasks.unique_key AND live.status IN ('queued', 'running'))
+                       OR EXISTS (SELECT FROM taskflow.tasks AS later
+                                  WHERE later.id = ANY ($1) AND later.id > tasks.id
+                                    AND later.unique_key = tasks.unique_key
+                                    AND later.status IN ('failed', 'cancelled'))))
         ORDER BY id
         FOR UPDATE
     ), left_behind AS (

@@ -73,8 +73,8 @@ LANGUAGE sql IMMUTABLE
 RETURN 'key:' || jsonb_build_array(type, key)::text;
 
 -- Many tasks with gates: a JSON array of objects as taskflow.enqueue_many takes, and beside its keys delay (seconds),
--- after (ids), after_failure ('cancel', the default, or 'run'), order_key, tenant, limit_key. All or nothing; the ids come
--- in the array's order. An id that does not exist raises foreign_key_violation: so no cycle can be made.
+-- after (ids), after_failure ('cancel', the default, or 'run'), order_key, tenant, limit_key, unique_key. All or nothing;
+-- the ids come in the array's order. A unique_key that a live task has raises unique_violation. An id that does not exist raises foreign_key_violation: so no cycle can be made.
 CREATE FUNCTION taskflow.enqueue_held(tasks jsonb) RETURNS SETOF bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -94,13 +94,14 @@ BEGIN
                 jsonb_to_recordset($1)
                 AS (type text, payload jsonb, name text, priority taskflow.priority, max_attempts integer,
                     scheduled_at timestamptz, delay double precision, after bigint[], after_failure text,
-                    order_key taskflow.label, tenant taskflow.label, limit_key taskflow.label)
+                    order_key taskflow.label, tenant taskflow.label, limit_key taskflow.label,
+                    unique_key taskflow.label)
              ) WITH ORDINALITY AS given (type, payload, name, priority, max_attempts, scheduled_at, delay, after,
-                                         after_failure, order_key, tenant, limit_key, number)
+                                         after_failure, order_key, tenant, limit_key, unique_key, number)
     ), stored AS (
-        INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at, held)
+        INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at, unique_key, held)
         SELECT type, coalesce(payload, '{}'), coalesce(name, type), coalesce(priority, 'normal'),
-               coalesce(max_attempts, 5), coalesce(scheduled_at, now() + make_interval(secs => delay), now()),
+               coalesce(max_attempts, 5), coalesce(scheduled_at, now() + make_interval(secs => delay), now()), unique_key,
                num_nonnulls(order_key, tenant, limit_key) > 0
                OR EXISTS (SELECT FROM taskflow.tasks AS before
                           WHERE before.id = ANY (after)

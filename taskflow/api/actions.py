@@ -14,15 +14,18 @@ from taskflow.api.media import media_type
 from taskflow.api.problems import SlowBody, TaskNotFound, UnsupportedMediaType, WrongStatus, documented
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.tasks import TaskId, not_an_integer, read_id
-from taskflow.bulk import Action, Order, carry_out
+from taskflow.bulk import APPLIES_TO, Action, Order, carry_out
 from taskflow.database import Connection
-from taskflow.errors import InvalidTask
+from taskflow.errors import InvalidTask, KeyTaken
 from taskflow.filters import TaskFilter, read_cursor, write_cursor
 from taskflow.model import Priority, Status
 from taskflow.queries import TaskView
 from taskflow.queue.cancel import cancel
 from taskflow.queue.recover import retry_by_hand
 from taskflow.scopes import Scope
+
+CANCEL_RULE: Final = "only queued and running tasks can be cancelled"
+RETRY_RULE: Final = "only failed and cancelled tasks can be retried"
 
 SHARE: Final = 0.25
 """Of the time of a request, after which no further step of an action begins."""
@@ -73,7 +76,7 @@ _cancellation: Final = msgspec.json.Decoder(Cancellation)
     responses=documented(
         not_an_integer(),
         TaskNotFound(),
-        WrongStatus(Status.SUCCEEDED, "only queued and running tasks can be cancelled"),
+        WrongStatus(Status.SUCCEEDED, CANCEL_RULE),
         RequestEntityTooLarge(),
         UnsupportedMediaType(),
         SlowBody(),
@@ -93,7 +96,7 @@ async def cancel_task(request: ApiRequest, id: TaskId) -> TaskView:
         check_text("reason", reason or "")
     async with services(request).pool.connection() as conn:
         done = await cancel(conn, [number], reason)
-        return await _changed(conn, number, done, "only queued and running tasks can be cancelled")
+        return await _changed(conn, number, done, CANCEL_RULE)
 
 
 @post(
@@ -106,7 +109,7 @@ async def cancel_task(request: ApiRequest, id: TaskId) -> TaskView:
     responses=documented(
         not_an_integer(),
         TaskNotFound(),
-        WrongStatus(Status.RUNNING, "only failed and cancelled tasks can be retried"),
+        WrongStatus(Status.RUNNING, RETRY_RULE),
         TimeoutError(),
     ),
 )
@@ -115,7 +118,7 @@ async def retry_task(request: ApiRequest, id: TaskId) -> TaskView:
     number = read_id(id)
     async with services(request).pool.connection() as conn:
         done = await retry_by_hand(conn, [number])
-        return await _changed(conn, number, done, "only failed and cancelled tasks can be retried")
+        return await _changed(conn, number, done, RETRY_RULE)
 
 
 @post(
@@ -158,10 +161,12 @@ async def act(request: ApiRequest) -> ActionResult:
 
 
 async def _changed(conn: Connection, id: int, done: set[int], rule: str) -> TaskView:
-    """The task as it is after the change; raises WrongStatus with the *rule* if nothing was *done*."""
+    """The task as it is after the change; raises WrongStatus with the *rule*, or KeyTaken, if nothing was *done*."""
     task = await queries.find_task(conn, id)
     if task is None:
         raise TaskNotFound
+    if not done and rule == RETRY_RULE and task.status in APPLIES_TO[Action.RETRY]:
+        raise KeyTaken("a queued or running task has it")
     if not done:
         raise WrongStatus(task.status, rule)
     await events.tell_within(conn, [id])

@@ -34,6 +34,10 @@ def open_to_all() -> dict[str, Any]:
     return {"opt": {"scope": PUBLIC}}
 
 
+CALLER: Final = "taskflow caller"
+"""In a request's state: the id of its token; None without one."""
+
+
 class Unauthorized(NotAuthorizedException):
     """The request has no token, or one that is not live."""
 
@@ -84,6 +88,7 @@ class Gate(ASGIMiddleware):
         if self._limit is not None and is_new:
             caller = f"token {token.id}" if token else network_of((connection["client"] or ("", 0))[0])
             self._limit.take(caller, time.monotonic())
+        connection["state"][CALLER] = token and token.id
         if wanted is None:
             raise Forbidden(wanted)
         if token is not None:

@@ -16,6 +16,7 @@ from taskflow.api.auth import needs
 from taskflow.api.body import TaskRequest, read_task
 from taskflow.api.enqueuer import LARGEST, REFUSED, refusal
 from taskflow.api.media import media_type
+from taskflow.api.once import read_key, store_once
 from taskflow.api.problems import (
     InvalidBatch,
     InvalidRequest,
@@ -27,8 +28,8 @@ from taskflow.api.problems import (
 )
 from taskflow.api.services import ApiRequest, Services, services
 from taskflow.database import Connection
-from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
-from taskflow.model import NewTask
+from taskflow.errors import InvalidTask, KeyReused, TaskflowError, UnknownTaskType
+from taskflow.model import NewTask, OnConflict
 from taskflow.queue.enqueue import enqueue_many
 from taskflow.scopes import Scope
 
@@ -63,6 +64,7 @@ class AddedTasks(Struct, frozen=True):
     tags=["tasks"],
     responses=documented(
         InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
+        KeyReused(),
         RequestEntityTooLarge(),
         UnsupportedMediaType(detail="the body must be application/json or application/x-ndjson"),
         SlowBody(),
@@ -72,7 +74,8 @@ class AddedTasks(Struct, frozen=True):
 async def add_tasks(request: ApiRequest) -> AddedTasks:
     """All or nothing, in one transaction: either a JSON array of tasks, or one task a line as `application/x-ndjson`.
 
-    Each error comes with the index of its task, counted from 0; blank lines do not count.
+    Each error comes with the index of its task, counted from 0; blank lines do not count. With an `Idempotency-Key` it
+    can be sent again for a day without storing anything twice.
     """
     is_array = media_type(request, JSON, NDJSON) == JSON
     given = services(request)
@@ -82,9 +85,19 @@ async def add_tasks(request: ApiRequest) -> AddedTasks:
     if len(pieces) > most:
         raise InvalidRequest(f"a batch has at most {most:,} tasks")
     tasks = await read_tasks(pieces, given)
-    async with given.pool.connection() as conn:
-        ids = await store(conn, tasks)
-    given.enqueuer.stored += len(ids)
+    stored = 0
+
+    async def store_all(conn: Connection) -> list[int]:
+        nonlocal stored
+        stored = len(ids := await store(conn, tasks))
+        return ids
+
+    if key := read_key(request):
+        ids = await store_once(request, key, body, store_all)
+    else:
+        async with given.pool.connection() as conn:
+            ids = await store_all(conn)
+    given.enqueuer.stored += stored
     return AddedTasks(ids)
 
 
@@ -111,6 +124,7 @@ async def read_tasks(pieces: Sequence[Raw | bytes], given: Services) -> list[New
     """The tasks that *pieces* ask for; raises InvalidBatch with what is wrong with each."""
     tasks: list[NewTask] = []
     errors: list[TaskError] = []
+    keys: set[str] = set()
     largest = given.settings.server_max_body_bytes
     read = 0
     for index, piece in enumerate(pieces):
@@ -121,12 +135,25 @@ async def read_tasks(pieces: Sequence[Raw | bytes], given: Services) -> list[New
         try:
             if len(body) > largest:
                 raise InvalidRequest(f"a task has at most {largest:,} bytes")
-            tasks.append(read_task(body, given.registry, given.settings))
+            task = read_task(body, given.registry, given.settings)
+            _check_key(task, keys)
+            tasks.append(task)
         except (InvalidTask, UnknownTaskType, InvalidRequest) as error:
             errors.append(_error(index, error))
     if errors:
         raise InvalidBatch(errors, given=len(pieces))
     return tasks
+
+
+def _check_key(task: NewTask, keys: set[str]) -> None:
+    """Raises InvalidTask if the unique_key of *task* is among the earlier *keys*; adds it to them."""
+    if task.unique_key is None:
+        return
+    if task.on_conflict is not OnConflict.REJECT:
+        raise InvalidTask("on_conflict", "a batch can only reject")
+    if task.unique_key in keys:
+        raise InvalidTask("unique_key", "an earlier task of the batch has it")
+    keys.add(task.unique_key)
 
 
 async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:

@@ -10,7 +10,7 @@ from msgspec import Meta, Raw, Struct
 from taskflow.api.depth import is_deeper
 from taskflow.api.problems import InvalidRequest
 from taskflow.errors import InvalidTask
-from taskflow.model import NewTask, Priority, Time
+from taskflow.model import NewTask, OnConflict, Priority, Time
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 from taskflow.storable import is_storable
@@ -83,6 +83,16 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     limit_key: Annotated[
         Key | None, Meta(description="whose share of the task type's limits per key it uses", examples=["smtp-1"])
     ] = None
+    unique_key: Annotated[
+        Key | None, Meta(description="of all queued and running tasks, one may have it", examples=["report of May"])
+    ] = None
+    on_conflict: Annotated[
+        OnConflict,
+        Meta(
+            description="where a task has the `unique_key`: `reject` this one with 409, answer the `existing` one, or "
+            "`replace` the payload of that while it is queued"
+        ),
+    ] = OnConflict.REJECT
 
 
 _decoder: Final = msgspec.json.Decoder(TaskRequest)
@@ -98,12 +108,14 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     Raises InvalidRequest if it is no JSON, InvalidTask or UnknownTaskType if the task cannot be enqueued.
     """
     request = decode(_decoder, body, "a task")
-    for field in ("name", "order_key", "tenant", "limit_key"):
+    for field in ("name", "order_key", "tenant", "limit_key", "unique_key"):
         check_text(field, getattr(request, field) or "")
     if request.priority is Priority.TEST and not settings.enable_test_queue:
         raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
     if request.scheduled_at is not None:
         _check_schedule(request.scheduled_at, request.delay_seconds)
+    if request.on_conflict is not OnConflict.REJECT and request.unique_key is None:
+        raise InvalidTask("on_conflict", "is for tasks with a unique_key")
     payload = _payload(request.payload)
     if is_deeper(payload, settings.server_max_json_depth):
         raise InvalidTask("payload", f"is nested more than {settings.server_max_json_depth} deep")
@@ -121,6 +133,8 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
         order_key=request.order_key,
         tenant=request.tenant,
         limit_key=request.limit_key,
+        unique_key=request.unique_key,
+        on_conflict=request.on_conflict,
     )
 
 

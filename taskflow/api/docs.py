@@ -14,7 +14,7 @@ from msgspec import Struct
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
-from taskflow.api import examples, listing
+from taskflow.api import examples, listing, once
 from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
@@ -122,6 +122,8 @@ class Document(JsonRenderPlugin):
         action = {"$ref": "#/components/schemas/ActionRequest"}
         _take(paths["/tasks/actions"], {JSON: {"schema": action, "example": examples.ACTION}})
         paths["/tasks"]["get"] = paths["/tasks"]["get"] | {"parameters": listing.parameters(schemas.pop("ListRequest"))}
+        for path in ("/tasks", "/tasks/batch"):
+            paths[path]["post"] = paths[path]["post"] | {"parameters": [once.PARAMETER]}
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body
         return document | {"paths": paths, "components": {"schemas": schemas, "securitySchemes": {"token": TOKEN}}}

@@ -173,6 +173,8 @@ class Enqueuer:
 def refusal(error: psycopg.Error) -> InvalidTask:
     """What Postgres has against a task."""
     problem = (error.diag.message_primary or str(error)).partition("\n")[0]
+    if isinstance(error, errors.UniqueViolation):
+        return InvalidTask("unique_key", "a queued or running task has it")
     if isinstance(error, errors.ForeignKeyViolation):
         return InvalidTask("after", problem.removeprefix("after: "))
     return InvalidTask("payload", problem)

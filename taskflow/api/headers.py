@@ -21,8 +21,14 @@ ASSETS: Final = "/schema/assets/"
 """What is below may be kept by browsers: it is the same for everyone."""
 
 
+REPLAYED: Final = "taskflow replayed"
+"""In a request's state: the answer is that of an earlier request."""
+
+
 async def harden(message: Message, scope: Scope) -> None:
     """Add the headers to the answer that begins with *message*; one of Litestar's before_send hooks."""
     if message["type"] == "http.response.start":
         added = ALWAYS if scope["path"].startswith(ASSETS) else (*ALWAYS, NO_STORE)
+        if REPLAYED in scope["state"]:
+            added = (*added, (b"idempotent-replayed", b"true"))
         message["headers"] = [*message["headers"], *added]

@@ -23,7 +23,7 @@ from taskflow.api.auth import Forbidden, Unauthorized
 from taskflow.api.limits import TooManyRequests
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
-from taskflow.errors import InvalidTask, TaskflowError, UnknownTaskType
+from taskflow.errors import InvalidTask, KeyReused, KeyTaken, TaskflowError, UnknownTaskType
 from taskflow.model import Status
 from taskflow.scopes import Scope
 
@@ -135,6 +135,10 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case InvalidTask():
             return _of("invalid-task", "Invalid task", 400, str(error), error.field)
+        case KeyTaken():
+            return _of("key-taken", "Key taken", 409, str(error), "unique_key")
+        case KeyReused():
+            return _of("key-reused", "Key reused", 422, str(error), "Idempotency-Key")
         case UnknownTaskType():
             return _of("unknown-task-type", "Unknown task type", 400, str(error), "type")
         case InvalidBatch():
@@ -149,6 +153,8 @@ def problem_of(error: Exception) -> Problem:
             return _of("invalid-request", "Invalid request", 400, "the body breaks off")
         case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             return plain(error.status_code, error.detail)
+        case psycopg.errors.UniqueViolation():  # of a retry: another task with the unique_key came at the same instant
+            return plain(409, "another request was faster; send this one again")
         case TimeoutError() | psycopg.errors.QueryCanceled():
             return _of("too-slow", "The request took too long", 503, "it was cancelled; try again later")
         case _ if isinstance(error, AWAY):

@@ -9,17 +9,21 @@ from litestar.openapi.spec import OpenAPIType
 from litestar.params import PathParameter
 from msgspec import Meta, Struct, structs
 
-from taskflow import queries
+from taskflow import events, queries
 from taskflow.api.auth import needs
 from taskflow.api.body import read_task
+from taskflow.api.enqueuer import REFUSED, refusal
 from taskflow.api.media import media_type
+from taskflow.api.once import read_key, store_once
 from taskflow.api.problems import InvalidRequest, SlowBody, TaskNotFound, UnsupportedMediaType, documented
 from taskflow.api.services import GET, ApiRequest, services
 from taskflow.api.waiting import Wait, find, read_wait, wait_for_end
 from taskflow.api.watch import TooManyWatch
-from taskflow.errors import InvalidTask
-from taskflow.model import Status, Time
+from taskflow.database import Connection
+from taskflow.errors import InvalidTask, KeyReused, KeyTaken
+from taskflow.model import NewTask, Status, Time
 from taskflow.queries import TaskView
+from taskflow.queue.enqueue import enqueue_unique
 from taskflow.scopes import Scope
 
 LARGEST_ID: Final = 2**63 - 1
@@ -33,10 +37,17 @@ TaskId = Annotated[
 ]
 
 
-class Added(Struct, frozen=True):
+class Added(Struct, frozen=True, omit_defaults=True):
     """The task is stored; a worker runs it when its turn comes."""
 
     added_task_id: int
+    conflict: Annotated[
+        str | None,
+        Meta(
+            description="where a task had the `unique_key`: this is that task, `existing` as it was, or its payload "
+            "`replaced`"
+        ),
+    ] = None
 
 
 class HistoryEntry(Struct, frozen=True, kw_only=True):
@@ -81,6 +92,8 @@ def read_id(id: str) -> int:
     tags=["tasks"],
     responses=documented(
         InvalidTask("payload.to", "Expected `str`, got `int`"),
+        KeyTaken("task 7 is queued and has it"),
+        KeyReused(),
         RequestEntityTooLarge(),
         UnsupportedMediaType(),
         SlowBody(),
@@ -88,11 +101,42 @@ def read_id(id: str) -> int:
     ),
 )
 async def add_task(request: ApiRequest) -> Added:
-    """Answers once the task is durable. `payload` must fit the task type."""
+    """Answers once the task is durable. `payload` must fit the task type.
+
+    A request with an `Idempotency-Key` can be sent again for a day without storing anything twice; what is answered
+    then has the header `Idempotent-Replayed`.
+    """
     media_type(request, "application/json")
     given = services(request)
-    task = read_task(await request.body(), given.registry, given.settings)
-    return Added(await given.enqueuer.enqueue(task))
+    body = await request.body()
+    task = read_task(body, given.registry, given.settings)
+    key = read_key(request)
+    if key is None and task.unique_key is None:
+        return Added(await given.enqueuer.enqueue(task))
+    outcome = "added"
+
+    async def store(conn: Connection) -> list[int]:
+        nonlocal outcome
+        id, outcome = await _store(conn, task)
+        given.enqueuer.stored += outcome == "added"
+        return [id]
+
+    if key is None:
+        async with given.pool.connection() as conn:
+            (id,) = await store(conn)
+    else:
+        (id,) = await store_once(request, key, body, store)
+    return Added(id, None if outcome == "added" else outcome)
+
+
+async def _store(conn: Connection, task: NewTask) -> tuple[int, str]:
+    """Store *task* in a statement of its own: its id and the outcome; raises KeyTaken or InvalidTask."""
+    try:
+        stored = await enqueue_unique(conn, task)
+    except REFUSED as error:
+        raise refusal(error) from error
+    await events.tell_within(conn, [stored.id])
+    return stored.id, stored.outcome
 
 
 @route(
