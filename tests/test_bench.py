@@ -95,6 +95,16 @@ def test_pinned_compares_the_tenths_of_both_drains(work_dir: Path, server: str) 
     assert len(found["samples"]["free_tenths_tasks_per_second"]) == 10
 
 
+def test_sustained_watches_throughput_and_sizes_over_time(work_dir: Path, server: str) -> None:
+    found = bench(work_dir, server, "sustained", "--minutes", "0.05", "--tasks", "500")
+    figures, samples = found["figures"], found["samples"]
+    assert figures["flatness"] == figures["last_tasks_per_second"] / figures["first_tasks_per_second"]
+    assert sum(samples["finished_per_second"]) > 0
+    lengths = {name: len(values) for name, values in samples.items()}
+    assert lengths == dict.fromkeys(lengths, lengths["seconds"]) | {"finished_per_second": 60}
+    assert found["at_least"] == {"flatness": 0.95}
+
+
 def test_backlog_times_claims_and_looks_at_their_plans(work_dir: Path, server: str) -> None:
     found = bench(work_dir, server, "backlog", "--tasks", "20000", "--claims", "20")
     figures, samples = found["figures"], found["samples"]

@@ -173,3 +173,20 @@ def backlog(tasks: int, claims: int) -> Callable[["Stage"], "Result"]:
     from taskflow.bench.backlog import run
 
     return lambda stage: run(stage, tasks, claims)
+
+
+@benchmark
+@click.option(
+    "--minutes", type=click.FloatRange(min=0.05), default=10, show_default=True, help="Length of the measurement."
+)
+@click.option("--tasks", type=COUNT, default=100_000, show_default=True, help="Of the drain that measures the peak.")
+def sustained(minutes: float, tasks: int) -> Callable[["Stage"], "Result"]:
+    """Enqueue and run at half the peak, for minutes.
+
+    Compares the throughput of the last minute with that of the first, and watches dead rows and sizes. Every finished
+    task is kept: a run of 10 minutes needs some gigabytes.
+    """
+    from taskflow.bench.sustained import run
+
+    slots = load_settings().worker_concurrency
+    return lambda stage: run(stage, minutes, tasks, slots)
