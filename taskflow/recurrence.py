@@ -97,7 +97,7 @@ class Rule(Struct, frozen=True):
 def check_name(name: str) -> None:
     """Raise InvalidSchedule unless *name* can be a schedule's, which is part of a path."""
     if not (1 <= len(name) <= 128 and name.isprintable()) or "/" in name or name in {".", ".."}:
-        raise InvalidSchedule("name", "a schedule's name has 1 to 128 printable characters, none of them /")
+        raise InvalidSchedule("name", "has 1 to 128 printable characters, none of them /")
 
 
 def parse_rule(text: str, time_zone: str = "UTC") -> Rule:

@@ -116,9 +116,7 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
         _check_schedule(request.scheduled_at, request.delay_seconds)
     if request.on_conflict is not OnConflict.REJECT and request.unique_key is None:
         raise InvalidTask("on_conflict", "is for tasks with a unique_key")
-    payload = _payload(request.payload)
-    if is_deeper(payload, settings.server_max_json_depth):
-        raise InvalidTask("payload", f"is nested more than {settings.server_max_json_depth} deep")
+    payload = read_payload(request.payload, settings)
     task_type = registry.validate(request.type, payload)
     return NewTask(
         name=request.name,
@@ -166,8 +164,11 @@ def _check_schedule(scheduled_at: datetime, delay: float | None) -> None:
         raise InvalidTask("scheduled_at", "must lie in the years 1970 to 9998")
 
 
-def _payload(given: Raw) -> bytes:
-    """The JSON object itself, as jsonb can hold it; whether it is well-formed is left to the task type's decoder."""
+def read_payload(given: Raw, settings: Settings) -> bytes:
+    """The JSON object itself, as jsonb can hold it; whether it is well-formed is left to the task type's decoder.
+
+    Raises InvalidTask.
+    """
     payload = bytes(given)
     try:
         if payload.startswith(b'"'):
@@ -179,4 +180,6 @@ def _payload(given: Raw) -> bytes:
         raise InvalidTask("payload", "expected a JSON object, or a string that holds one")
     if not is_storable(payload):
         raise InvalidTask("payload", r"its texts must not hold \u0000 or half of a surrogate pair")
+    if is_deeper(payload, settings.server_max_json_depth):
+        raise InvalidTask("payload", f"is nested more than {settings.server_max_json_depth} deep")
     return payload

@@ -24,12 +24,15 @@ from taskflow.api.health import Alive, Ready
 from taskflow.api.listing import ListRequest, TaskPage
 from taskflow.api.policy import LimitRequest, Limits, Pause, Queues
 from taskflow.api.problems import Problem
+from taskflow.api.schedule_body import ScheduleChanges, ScheduleRequest
+from taskflow.api.schedules import ListSchedules, SchedulePage
 from taskflow.api.tasks import Added, History
 from taskflow.api.types import Types, payload_schemas
 from taskflow.api.workers import Stats, Workers
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import GroupView, TaskView
 from taskflow.registry import Registry
+from taskflow.schedules import ScheduleView
 from taskflow.settings import Settings
 
 PAGES: Final = Path(str(files("taskflow.api") / "pages"))
@@ -55,6 +58,11 @@ BODIES: Final = (
     Stats,
     TaskPage,
     ListRequest,
+    ScheduleRequest,
+    ScheduleChanges,
+    ScheduleView,
+    SchedulePage,
+    ListSchedules,
     Problem,
     Ready,
     Alive,
@@ -66,6 +74,8 @@ REQUESTS: Final[dict[tuple[str, str], tuple[type[Struct], bool]]] = {
     ("put", "/limits/{type}"): (LimitRequest, True),
     ("post", "/limits/{type}/pause"): (Pause, False),
     ("post", "/queues/{priority}/pause"): (Pause, False),
+    ("patch", "/schedules/{name}"): (ScheduleChanges, True),
+    ("post", "/schedules/{name}/pause"): (Pause, False),
 }
 """What routes take, and whether it is required."""
 
@@ -91,19 +101,18 @@ class Document(JsonRenderPlugin):
     def _complete(self, document: dict[str, Any]) -> dict[str, Any]:
         _, schemas = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
         examples.add_to(schemas)
-        fields = schemas["TaskRequest"]["properties"]
-        fields["type"]["enum"] = self._registry.names()
+        offered = Priority if self._settings.enable_test_queue else EVERYDAY
+        for body in ("TaskRequest", "ScheduleRequest", "ScheduleChanges"):
+            fields = schemas[body]["properties"]
+            fields["type"]["enum"] = self._registry.names()
+            fields["priority"] = {"description": "which queue", "enum": [priority.value for priority in offered]}
+            if body != "ScheduleChanges":
+                fields["priority"]["default"] = Priority.NORMAL.value
         names, payloads = payload_schemas(self._registry)
         schemas |= payloads
-        fields["payload"]["anyOf"][0] = {
+        schemas["TaskRequest"]["properties"]["payload"]["anyOf"][0] = {
             "type": "object",
             "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names],
-        }
-        offered = Priority if self._settings.enable_test_queue else EVERYDAY
-        fields["priority"] = {
-            "description": "which queue",
-            "enum": [priority.value for priority in offered],
-            "default": Priority.NORMAL.value,
         }
         paths = {path: dict(operations) for path, operations in document["paths"].items()}
         task = {"$ref": "#/components/schemas/TaskRequest"}
@@ -121,7 +130,10 @@ class Document(JsonRenderPlugin):
             paths[path][method]["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
         action = {"$ref": "#/components/schemas/ActionRequest"}
         _take(paths["/tasks/actions"], {JSON: {"schema": action, "example": examples.ACTION}})
-        paths["/tasks"]["get"] = paths["/tasks"]["get"] | {"parameters": listing.parameters(schemas.pop("ListRequest"))}
+        schedule = {"$ref": "#/components/schemas/ScheduleRequest"}
+        _take(paths["/schedules"], {JSON: {"schema": schedule, "example": examples.SCHEDULE}})
+        for path, asked in (("/tasks", "ListRequest"), ("/schedules", "ListSchedules")):
+            paths[path]["get"] = paths[path]["get"] | {"parameters": listing.parameters(schemas.pop(asked))}
         for path in ("/tasks", "/tasks/batch"):
             paths[path]["post"] = paths[path]["post"] | {"parameters": [once.PARAMETER]}
         for operations in paths.values():
@@ -129,9 +141,9 @@ class Document(JsonRenderPlugin):
         return document | {"paths": paths, "components": {"schemas": schemas, "securitySchemes": {"token": TOKEN}}}
 
 
-def _take(path: dict[str, Any], content: dict[str, Any], *, required: bool = True) -> None:
+def _take(path: dict[str, Any], content: dict[str, Any]) -> None:
     """Describe what POST takes on *path*."""
-    path["post"]["requestBody"] = {"required": required, "content": content}
+    path["post"]["requestBody"] = {"required": True, "content": content}
 
 
 class Page(OpenAPIRenderPlugin):

@@ -1,15 +1,19 @@
 """The examples of the API's description: one task, from its enqueue to its end."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from taskflow.api.batch import AddedTasks
+from taskflow.api.schedules import SchedulePage
 from taskflow.api.tasks import Added, History, HistoryEntry
-from taskflow.model import Priority, Status
+from taskflow.model import Missed, Priority, Status
 from taskflow.queries import TaskView
+from taskflow.recurrence import parse_rule
+from taskflow.schedules import ScheduleView
 
 ENQUEUED: Final = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 STARTED: Final = ENQUEUED + timedelta(milliseconds=4)
@@ -36,7 +40,40 @@ def _changed(old: Status, new: Status, when: datetime) -> HistoryEntry:
     )
 
 
+SCHEDULE: Final = {
+    "name": "morning mail",
+    "rule": "0 7 * * 1-5",
+    "time_zone": "Europe/Berlin",
+    "type": "send_email",
+    "payload": msgspec.json.decode(PAYLOAD),
+}
+
+_SCHEDULED: Final = ScheduleView(
+    name="morning mail",
+    rule="0 7 * * 1-5",
+    description="At 07:00 on Monday through Friday",
+    time_zone="Europe/Berlin",
+    type="send_email",
+    payload=PAYLOAD,
+    priority=Priority.NORMAL,
+    max_attempts=5,
+    missed=Missed.ONCE,
+    tick_field=None,
+    is_declared=False,
+    is_kept=True,
+    paused_at=None,
+    pause_reason=None,
+    next_ticks=list(islice(parse_rule("0 7 * * 1-5", "Europe/Berlin").ticks(ENQUEUED), 5)),
+    last_tick=None,
+    last_task_id=None,
+    last_status=None,
+    created_at=ENQUEUED,
+    updated_at=ENQUEUED,
+)
+
 ANSWERS: Final = (
+    _SCHEDULED,
+    SchedulePage([_SCHEDULED], next=None),
     Added(added_task_id=1),
     AddedTasks(added_task_ids=[1, 2]),
     TaskView(

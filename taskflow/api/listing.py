@@ -1,7 +1,7 @@
 """Find tasks."""
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from litestar import route
@@ -15,6 +15,8 @@ from taskflow.api.services import GET, ApiRequest, services
 from taskflow.filters import Sort, TaskFilter, read_cursor, write_cursor
 from taskflow.queries import TaskSummary
 from taskflow.scopes import Scope
+
+T = TypeVar("T", bound=Struct)
 
 
 class ListRequest(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +59,9 @@ FILTER: Final = tuple(field.name for field in structs.fields(TaskFilter))
 )
 async def list_tasks(request: ApiRequest) -> TaskPage:
     """Page by page, newest first. What a page costs is bounded, whatever it looks for."""
-    asked = read_query(request)
+    asked = read_query(request, ListRequest)
+    check_text("type", asked.type or "")
+    check_text("name", asked.name or "")
     filter = TaskFilter(**{name: getattr(asked, name) for name in FILTER})
     cursor = None if asked.cursor is None else read_cursor(asked.cursor, filter, asked.sort)
     async with services(request).pool.connection() as conn:
@@ -67,8 +71,8 @@ async def list_tasks(request: ApiRequest) -> TaskPage:
     return TaskPage(tasks, next, found.is_full)
 
 
-def read_query(request: ApiRequest) -> ListRequest:
-    """What the query asks for; raises InvalidRequest naming the parameter at fault."""
+def read_query(request: ApiRequest, kind: type[T]) -> T:
+    """What the query asks for, a struct of *kind*; raises InvalidRequest naming the parameter at fault."""
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name in given:
@@ -79,18 +83,15 @@ def read_query(request: ApiRequest) -> ListRequest:
     if re.fullmatch("[0-9]{1,9}", given.get("limit", "")):
         given["limit"] = int(given["limit"])
     try:
-        asked = msgspec.convert(given, ListRequest)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$.")
         field = path.rstrip("`") or re.sub(r".*`([^`]*)`$", r"\1", problem)
         raise InvalidRequest(f"{field}: {problem}", field) from error
-    check_text("type", asked.type or "")
-    check_text("name", asked.name or "")
-    return asked
 
 
 def parameters(described: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parameters of `GET /tasks` for its OpenAPI description, from the schema of ListRequest."""
+    """The parameters of a list for its OpenAPI description, from the schema of what it may be asked."""
     return [_parameter(name, dict(field)) for name, field in described["properties"].items()]
 
 

@@ -23,8 +23,9 @@ from taskflow.api.auth import Forbidden, Unauthorized
 from taskflow.api.limits import TooManyRequests
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
-from taskflow.errors import InvalidTask, KeyReused, KeyTaken, TaskflowError, UnknownTaskType
+from taskflow.errors import InvalidSchedule, InvalidTask, KeyReused, KeyTaken, TaskflowError, UnknownTaskType
 from taskflow.model import Status
+from taskflow.schedules import DeclaredInCode, NoSuchSchedule, ScheduleNameTaken
 from taskflow.scopes import Scope
 
 log = structlog.get_logger(__name__)
@@ -147,6 +148,12 @@ def problem_of(error: Exception) -> Problem:
             return _of("invalid-request", "Invalid request", 400, str(error), error.field)
         case WrongStatus():
             return _of("wrong-status", "Wrong status", 409, str(error))
+        case InvalidSchedule():
+            return _of("invalid-schedule", "Invalid schedule", 400, str(error), error.field)
+        case NoSuchSchedule():
+            return plain(404, str(error))
+        case ScheduleNameTaken() | DeclaredInCode():
+            return _of("schedule-conflict", "The schedule is another's", 409, str(error), "name")
         case ServiceUnavailableException():
             return plain(error.status_code, error.detail)
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body

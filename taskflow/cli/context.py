@@ -120,3 +120,8 @@ def with_database(work: Callable[["Connection"], Awaitable[R]]) -> R:
         if settings.dsn is None:
             migrate(dsn)  # nobody else may come to migrate the embedded one
         return run_async(run(dsn))
+
+
+def printable(text: str) -> str:
+    """*text* for a terminal, on which a control character could do anything."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

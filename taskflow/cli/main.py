@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from taskflow.cli import bench, demo, recovery, server, tasks, token, types, up, worker
+from taskflow.cli import bench, demo, recovery, schedules, server, tasks, token, types, up, worker
 from taskflow.cli.context import PATIENCE, load_settings, open_database, run_async, tells_errors, version_option
 from taskflow.errors import TaskflowError
 
@@ -96,6 +96,7 @@ def psql_command(program: str, dsn: str, arguments: tuple[str, ...]) -> tuple[li
 main.add_command(server.main)
 main.add_command(worker.main)
 main.add_command(recovery.main)
+main.add_command(schedules.main)
 main.add_command(tasks.main)
 main.add_command(types.main)
 main.add_command(token.main)
