@@ -52,6 +52,10 @@ kind *args:
 faults form="short" *args:
     export TASKFLOW_TEST_FAULTS="$1"; shift; uv run --frozen pytest tests/faults "$@"
 
+# A random fault every 30 seconds under load, and a report: just soak --minutes 60 --report soak.json
+soak *args:
+    PYTHONPATH=tests uv run --frozen python -m faults.soak "$@"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"

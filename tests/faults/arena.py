@@ -89,6 +89,8 @@ class Arena:
         self.database = Watch(postgres.dsn)
         self.acknowledged: list[int] = []
         self.workers: dict[str, Started] = {}
+        self.server: Started | None = None
+        self.port = free_port()
         self._running = ExitStack()
         self._numbers = iter(range(10**9))
         (directory / "tasks_of_the_test.py").write_text(APP)
@@ -105,12 +107,10 @@ class Arena:
         worker.await_said("worker.started")
         return worker
 
-    def start_server(self, port: int) -> Started:
-        """Start the API and wait until it is ready."""
-        server = self._start("taskflow-server", "--port", str(port))
-        with api(port) as client:
-            await_ready(client, server)
-        return server
+    def start_server(self) -> Started:
+        """Start the API, also in place of one that has ended."""
+        self.server = self._start("taskflow-server", "--port", str(self.port))
+        return self.server
 
     def _start(self, command: str, *arguments: str, **settings: str) -> Started:
         environment = {"DATABASE_URL": self.postgres.dsn, **settings}
@@ -121,10 +121,11 @@ class Arena:
     @contextmanager
     def load(self, rate: float = 100, *, longest: float = 0.3) -> Generator[list[Producer]]:
         """A server, and four clients that enqueue *rate* tasks a second, none longer than *longest* seconds."""
-        port = free_port()
-        self.start_server(port)
+        server = self.start_server()
+        with api(self.port) as client:
+            await_ready(client, server)
         make_task = self.tasks(longest)
-        producers = [Producer(f"client {n}", over_api(port, make_task), pause=4 / rate) for n in range(4)]
+        producers = [Producer(f"client {n}", over_api(self.port, make_task), pause=4 / rate) for n in range(4)]
         try:
             yield producers
         finally:
