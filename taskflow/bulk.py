@@ -20,7 +20,7 @@ from taskflow.queue.reprioritise import reprioritise
 BATCH: Final = 1_000
 """Tasks changed in one transaction, at most."""
 
-COUNTED: Final = 20_000
+COUNTED: Final = 10_000
 """Tasks counted by one step, at most."""
 
 

@@ -115,7 +115,13 @@ async def test_the_small_indexes_serve_the_views(own_database: str):
             """INSERT INTO taskflow.tasks (name, type, status, worker_id, started_at, finished_at)
             SELECT 'n', 't', 'succeeded', 1, now(), now() FROM generate_series(1, 20000)"""
         )
+        conn.execute(
+            """INSERT INTO taskflow.tasks (name, type, held)
+            SELECT 'n', 't', n % 2 = 0 FROM generate_series(1, 20000) AS n"""
+        )
         conn.execute("ANALYZE taskflow.tasks")
         for name in ("queue", "running", "failed", "stuck"):
-            rows = conn.execute(SQL("EXPLAIN TABLE taskflow.{}").format(Identifier(name))).fetchall()
-            assert not [line for (line,) in rows if "Seq Scan on tasks" in line], name
+            rows = conn.execute(SQL("EXPLAIN SELECT * FROM taskflow.{} LIMIT 9").format(Identifier(name))).fetchall()
+            plan = "\n".join(line for (line,) in rows)
+            assert "Seq Scan on tasks" not in plan, plan
+            assert name != "queue" or "Merge Append" in plan, plan  # it is not sorted

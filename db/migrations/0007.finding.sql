@@ -2,7 +2,7 @@
 -- depends: 0006.by_hand
 
 -- Held tasks are in no other index; those that never are cost it nothing.
-CREATE INDEX tasks_held ON taskflow.tasks (id) WHERE status = 'queued' AND held;
+CREATE INDEX tasks_held ON taskflow.tasks (priority, scheduled_at, id) WHERE status = 'queued' AND held;
 
 -- The first id of the tasks that were created at *moment* or later, by halves: as if ids were drawn in the order of
 -- created_at. They are, except in transactions that overlap; so allow for the longest one.

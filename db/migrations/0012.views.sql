@@ -1,13 +1,20 @@
 -- Views for people: what waits, runs, failed, is done, and needs a look. docs/sql.md describes them.
 -- depends: 0011.events
 
--- Queued tasks in the order of claiming. `waits` is negative while a task is not due yet.
+-- Queued tasks in the order of claiming. `waits` is negative while a task is not due yet. The inner orders are those of
+-- two indexes, which are merged, so that the first rows of a long queue come at once.
 CREATE VIEW taskflow.queue AS
 SELECT id, priority, type, name, attempt, max_attempts, scheduled_at, now() - scheduled_at AS waits, held
 FROM (
-    SELECT * FROM taskflow.tasks WHERE status = 'queued' AND NOT held
+    (SELECT id, priority, type, name, attempt, max_attempts, scheduled_at, held
+     FROM taskflow.tasks
+     WHERE status = 'queued' AND NOT held
+     ORDER BY priority, scheduled_at, id)
     UNION ALL
-    SELECT * FROM taskflow.tasks WHERE status = 'queued' AND held
+    (SELECT id, priority, type, name, attempt, max_attempts, scheduled_at, held
+     FROM taskflow.tasks
+     WHERE status = 'queued' AND held
+     ORDER BY priority, scheduled_at, id)
 ) AS queued
 ORDER BY priority, scheduled_at, id;
 

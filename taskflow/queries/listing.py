@@ -18,10 +18,10 @@ from taskflow.model import Priority, Status, Time
 
 LARGEST_ID: Final = 2**63 - 1
 
-BUDGET: Final = 20_000
+BUDGET: Final = 10_000
 """Tasks that one look reads at most."""
 
-FEW: Final = 5_000
+FEW: Final = 3_000
 """Up to so many tasks of a status are read from its index and sorted."""
 
 INDEXED: Final = frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED})
@@ -110,7 +110,7 @@ WITH few AS MATERIALIZED (
     UNION ALL
     (SELECT id, priority, type, name, created_at FROM taskflow.tasks
      WHERE 'queued' = ANY (%(statuses)s::taskflow.status[]) AND status = 'queued' AND held
-     ORDER BY id LIMIT %(few)s)
+     ORDER BY priority, scheduled_at, id LIMIT %(few)s)
     UNION ALL
     (SELECT id, priority, type, name, created_at FROM taskflow.tasks
      WHERE 'running' = ANY (%(statuses)s::taskflow.status[]) AND status = 'running'
