@@ -23,6 +23,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("**/README.md"), ROOT / "README.md"])
 PROGRAMS = {f"taskflow-{name}": main.commands[name] for name in ("server", "worker", "recovery")} | {"taskflow": main}
 
+# Tables of others that the pages use, and tasks with the ids that they name.
+OTHERS = """
+SELECT taskflow.enqueue('send_email') FROM generate_series(1, 100);
+CREATE TABLE orders (customer text);
+CREATE TABLE procrastinate_jobs (id bigint, task_name text, args jsonb, scheduled_at timestamptz, status text);
+INSERT INTO procrastinate_jobs VALUES (1, 'mail.send_email', '{"to": "ada@example.com"}', NULL, 'todo');
+"""
+
 
 def blocks(page: Path, *languages: str) -> Iterator[str]:
     """The code blocks of a page in one of *languages*."""
@@ -52,13 +60,28 @@ def test_commands_of_the_documentation_have_these_options(page: Path) -> None:
 
 def commands_in(code: str) -> Iterator[list[str]]:
     """The calls of Taskflow's programs in a piece of shell, as words."""
-    for line in code.replace("\\\n", " ").splitlines():
+    for line in logical_lines(code):
         words = shlex.split(line, comments=True)
         for start in (index for index, word in enumerate(words) if word in PROGRAMS):
             if start == 0 or words[start - 1] in {"run", "--", "server", "&&", "DATABASE_URL=$PROXY_URL", "exec"}:
                 rest = words[start:]
                 end = next((at for at, word in enumerate(rest) if word in {"&&", "&", "|", ";", "#", "…"}), len(rest))
                 yield rest[:end]
+
+
+def logical_lines(code: str) -> Iterator[str]:
+    """The lines of a piece of shell, those joined that a backslash or an open quote holds together."""
+    line = ""
+    for piece in code.replace("\\\n", " ").splitlines():
+        line += piece
+        try:
+            shlex.split(line, comments=True)
+        except ValueError:
+            line += "\n"
+        else:
+            yield line
+            line = ""
+    assert not line, line
 
 
 def parse(words: list[str]) -> None:
@@ -76,7 +99,7 @@ def parse(words: list[str]) -> None:
 @named([page for page in PAGES if any(blocks(page, "sql"))])
 def test_sql_of_the_documentation_runs(page: Path, own_database: str) -> None:
     with psycopg.connect(own_database, autocommit=True) as conn:
-        conn.execute("CREATE TABLE orders (customer text)")
+        conn.execute(OTHERS)
         for code in blocks(page, "sql"):
             conn.execute(code.encode())
 

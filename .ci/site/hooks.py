@@ -23,16 +23,16 @@ LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
 def on_config(config: MkDocsConfig, **_: Any) -> MkDocsConfig:
-    """Put each decision into the navigation, in their order."""
+    """Put each decision into the navigation, and pages that it does not name under "How to"."""
     records = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md")
-    pages = ["decisions/README.md", *(f"decisions/{name}" for name in records)]
+    decisions = {"Decisions": ["decisions/README.md", *(f"decisions/{name}" for name in records)]}
+    named = str(config.nav)
+    others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if f"'{path.name}'" not in named)
     for section in config.nav or []:
         for title, entries in section.items():
-            section[title] = (
-                [{"Decisions": pages} if "decisions/*" in str(entry) else entry for entry in entries]
-                if (isinstance(entries, list))
-                else entries
-            )
+            if isinstance(entries, list):
+                section[title] = [decisions if "decisions/*" in str(entry) else entry for entry in entries]
+                section[title] += others if title == "How to" else []
     return config
 
 

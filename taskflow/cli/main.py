@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from taskflow.cli import bench, demo, recovery, schedules, server, tasks, token, types, up, worker
+from taskflow.cli import (
+    bench,
+    demo,
+    import_legacy,
+    recovery,
+    schedules,
+    server,
+    tasks,
+    token,
+    types,
+    up,
+    worker,
+)
 from taskflow.cli.context import PATIENCE, load_settings, open_database, run_async, tells_errors, version_option
 from taskflow.errors import TaskflowError
 
@@ -102,6 +114,7 @@ main.add_command(types.main)
 main.add_command(token.main)
 main.add_command(up.main)
 main.add_command(demo.main)
+main.add_command(import_legacy.main)
 main.add_command(bench.main)
 
 if __name__ == "__main__":
