@@ -95,6 +95,14 @@ def test_pinned_compares_the_tenths_of_both_drains(work_dir: Path, server: str) 
     assert len(found["samples"]["free_tenths_tasks_per_second"]) == 10
 
 
+def test_features_are_compared_with_a_plain_drain(work_dir: Path, server: str) -> None:
+    found = bench(work_dir, server, "features", "--tasks", "200", "--feature", "order_key", "--feature", "limit")
+    samples = found["samples"]
+    for feature in ("order_key", "limit"):
+        (rate,) = samples[f"{feature}_tasks_per_second"]
+        assert found["figures"][feature] == rate / samples["plain_tasks_per_second"][0]
+
+
 def test_sustained_watches_throughput_and_sizes_over_time(work_dir: Path, server: str) -> None:
     found = bench(work_dir, server, "sustained", "--minutes", "0.05", "--tasks", "500")
     figures, samples = found["figures"], found["samples"]

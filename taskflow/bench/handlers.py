@@ -17,6 +17,19 @@ async def noop(payload: dict[str, int]) -> None:
     """Do nothing."""
 
 
+@task("answer")
+async def answer(payload: dict[str, int]) -> int:
+    """Have a result."""
+    return payload["i"]
+
+
+@task("limited")
+@task("limited_by_key")
+@task("rated")
+async def limited(payload: dict[str, int]) -> None:
+    """Do nothing; ``taskflow bench features`` limits these types."""
+
+
 @task("note_start")
 async def note_start(payload: dict[str, int]) -> None:
     """Write the task's number and the time of its start (CLOCK_MONOTONIC, ns)."""

@@ -20,6 +20,7 @@ INTERRUPTED = 130
 COUNT = click.IntRange(min=1)
 
 WAYS = ("python", "sql", "http")
+FEATURES = ("result", "order_key", "tenant", "limit", "limit_key", "rate", "after")
 
 Benchmark = Callable[..., Callable[["Stage"], "Result"]]
 
@@ -163,6 +164,23 @@ def pinned(tasks: int, rounds: int) -> Callable[["Stage"], "Result"]:
 
     slots = load_settings().worker_concurrency
     return lambda stage: run(stage, tasks, slots, rounds)
+
+
+@benchmark
+@click.option("--tasks", type=COUNT, default=100_000, show_default=True, help="Enqueued before each drain.")
+@click.option("--concurrency", type=COUNT, help="Attempts that the worker runs at once.  [WORKER_CONCURRENCY]")
+@click.option("--rounds", type=COUNT, default=1, show_default=True, help="Medians of so many runs.")
+@click.option(
+    "--feature", "features", multiple=True, type=click.Choice(FEATURES), default=FEATURES, help="Several times."
+)
+def features(
+    tasks: int, concurrency: int | None, rounds: int, features: tuple[str, ...]
+) -> Callable[["Stage"], "Result"]:
+    """Drain queues in which every task uses a feature, as ratios to a plain drain."""
+    from taskflow.bench.features import run
+
+    slots = load_settings(worker_concurrency=concurrency).worker_concurrency
+    return lambda stage: run(stage, tasks, slots, rounds, features)
 
 
 @benchmark
