@@ -2,11 +2,12 @@
 
 from importlib.metadata import version
 
+from taskflow.errors import Fail, RetryAfter
 from taskflow.model import Limit
 from taskflow.registry import schedule, task
 from taskflow.retry import Backoff
 from taskflow.transactions import enqueue
 
-__all__ = ["Backoff", "Limit", "enqueue", "schedule", "task"]
+__all__ = ["Backoff", "Fail", "Limit", "RetryAfter", "enqueue", "schedule", "task"]
 
 __version__ = version("taskflow-pg")

@@ -1,10 +1,28 @@
 """Every error that Taskflow raises on purpose: one base, a message that says what to do, data as attributes."""
 
 from datetime import datetime
+from typing import Final
+
+LONGEST_DELAY: Final = 366 * 86_400
+"""Seconds."""
 
 
 class TaskflowError(Exception):
     """The base of all errors raised by Taskflow."""
+
+
+class Fail(TaskflowError):
+    """Raised by a handler: the task fails for good, whatever attempts are left."""
+
+
+class RetryAfter(TaskflowError):
+    """Raised by a handler: the attempt failed; the next one, if any are left, is due after *seconds*."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        if not 0 <= seconds <= LONGEST_DELAY:
+            raise ValueError(f"a retry comes after 0 to {LONGEST_DELAY} seconds; got {seconds}")
+        super().__init__(reason or f"try again in {seconds:g} s")
+        self.seconds = seconds
 
 
 class SettingsError(TaskflowError):

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, get_type_hints
 
 import msgspec
@@ -16,6 +16,8 @@ from taskflow.recurrence import check_name, parse_rule
 from taskflow.retry import Backoff
 
 Handler = Callable[..., Any]
+
+Errors = type[BaseException] | Sequence[type[BaseException]]
 
 SAMPLES = "taskflow.samples"
 """The app that is loaded where the user names none."""
@@ -32,6 +34,8 @@ class TaskType(Struct, frozen=True, kw_only=True):
     max_attempts: int
     timeout: float | None
     backoff: Backoff
+    retry_on: tuple[type[BaseException], ...]
+    no_retry_on: tuple[type[BaseException], ...]
     limit: Limit | None
     decoder: msgspec.json.Decoder[Any]
 
@@ -45,6 +49,10 @@ class TaskType(Struct, frozen=True, kw_only=True):
             return msgspec.json.schema(self.payload_type)
         except TypeError:
             return {"type": "object"}
+
+    def retries(self, error: type[BaseException]) -> bool:
+        """Whether an attempt that ended in such an *error* is tried again."""
+        return issubclass(error, self.retry_on) and not issubclass(error, self.no_retry_on)
 
     def call(self, payload: Any) -> Any:
         """Call the handler: an awaitable for an async one, the result for a sync one."""
@@ -80,6 +88,8 @@ class Registry:
         max_attempts: int = 5,
         timeout: float | None = None,
         backoff: Backoff | None = None,
+        retry_on: Errors = (BaseException,),
+        no_retry_on: Errors = (),
         schedule: str | None = None,
         time_zone: str = "UTC",
         limit: Limit | None = None,
@@ -88,9 +98,10 @@ class Registry:
 
         The payload's type is the annotation of the function's only parameter, or *payload*: a msgspec Struct, or
         anything msgspec can decode from a JSON object. A function without parameters ignores its payload.
-        *timeout* is in seconds per attempt; *limit* holds for all workers together. *schedule* is the rule of a
-        schedule of this name, with an empty payload. Raises DuplicateTaskType if the name is taken,
-        InvalidSchedule for a rule that cannot be read.
+        *timeout* is in seconds per attempt. An attempt that ends in an error of *retry_on*, but none of *no_retry_on*,
+        is tried again after the *backoff*; one that runs into its time limit ends in TimeoutError. *limit* holds for
+        all workers together. *schedule* is the rule of a schedule of this name, with an empty payload. Raises
+        DuplicateTaskType if the name is taken, InvalidSchedule for a rule that cannot be read.
         """
         if not 1 <= len(name) <= 128:
             raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
@@ -110,6 +121,8 @@ class Registry:
                 max_attempts=max_attempts,
                 timeout=timeout,
                 backoff=backoff or Backoff(),
+                retry_on=_classes(retry_on),
+                no_retry_on=_classes(no_retry_on),
                 limit=limit,
                 decoder=msgspec.json.Decoder(payload_type),
             )
@@ -188,6 +201,10 @@ class Registry:
 
 def _where(function: Handler) -> str:
     return f"{function.__module__}.{function.__qualname__}"
+
+
+def _classes(errors: Errors) -> tuple[type[BaseException], ...]:
+    return (errors,) if isinstance(errors, type) else tuple(errors)
 
 
 def _payload_of(function: Handler, given: Any) -> tuple[bool, Any]:

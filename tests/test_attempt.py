@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from support import claimed
 
+from taskflow.errors import Fail, RetryAfter
 from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import Handler, Registry
@@ -394,3 +395,48 @@ def test_each_line_that_a_handler_logs_carries_its_task_and_attempt():
         ("by logging, in a thread", 2, 20),
         ("outside", None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "outcome"), [(1, Failed("Fail: no such customer")), (5, Failed("Fail: no such customer"))]
+)
+async def test_a_handler_can_fail_its_task_for_good(threads: ThreadPoolExecutor, attempt: int, outcome: Outcome):
+    for work in raising(Fail("no such customer")):
+        assert await outcome_of(threads, work, claimed(attempt=attempt)) == outcome
+
+
+async def test_a_handler_can_say_when_it_is_to_be_tried_again(threads: ThreadPoolExecutor):
+    for work in raising(RetryAfter(30, "the rate limit is reached")):
+        error = "RetryAfter: the rate limit is reached"
+        assert await outcome_of(threads, work) == Retry(error, timedelta(seconds=30))
+        assert await outcome_of(threads, work, claimed(attempt=5)) == Failed(error)
+    with pytest.raises(ValueError):
+        RetryAfter(-1)
+
+
+@pytest.mark.parametrize(
+    ("options", "retried"),
+    [
+        ({}, True),
+        ({"retry_on": ConnectionError}, True),
+        ({"retry_on": [OSError, KeyError]}, True),
+        ({"retry_on": KeyError}, False),
+        ({"no_retry_on": OSError}, False),
+        ({"no_retry_on": [KeyError]}, True),
+        ({"retry_on": OSError, "no_retry_on": ConnectionResetError}, False),
+    ],
+)
+async def test_a_task_type_says_which_errors_are_retried(
+    threads: ThreadPoolExecutor, options: dict[str, Any], retried: bool
+):
+    for work in raising(ConnectionResetError("gone")):
+        assert isinstance(await outcome_of(threads, work, **options), Retry if retried else Failed)
+
+
+@pytest.mark.parametrize(("options", "kind"), [({}, Retry), ({"no_retry_on": TimeoutError}, Failed)])
+async def test_a_time_limit_is_an_error_like_others(options: dict[str, Any], kind: type[Outcome]):
+    async def work() -> None: ...
+
+    attempt = attempt_of(work, **options)
+    attempt.interrupt(Interruption.TIMED_OUT)
+    assert isinstance(attempt.interrupted(), kind)

@@ -256,5 +256,5 @@ def test_a_module_that_is_not_there_is_told(app: Path):
 
 
 def test_the_public_names_are_few():
-    assert taskflow.__all__ == ["Backoff", "enqueue", "schedule", "task"]
+    assert taskflow.__all__ == ["Backoff", "Fail", "Limit", "RetryAfter", "enqueue", "schedule", "task"]
     assert taskflow.task == global_registry.task

@@ -6,6 +6,7 @@ import random
 import traceback
 from concurrent.futures import Executor
 from contextvars import copy_context
+from datetime import timedelta
 from enum import Enum
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from taskflow.errors import Fail, RetryAfter
 from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
@@ -66,17 +68,19 @@ class Attempt(Struct, eq=False):
         match self.interruption:
             case Interruption.TIMED_OUT:
                 error = f"TimeoutError: the attempt took longer than its {self.limit:g} s"
-                return after_failure(self.task, self._backoff, error)
+                return self._failed(error, TimeoutError)
             case Interruption.RELEASED:
                 return Released(Interruption.RELEASED.value)
             case Interruption.CANCELLED:
                 return Cancelled()
             case None:
-                return after_failure(self.task, self._backoff, "CancelledError: the handler cancelled itself")
+                return self._failed("CancelledError: the handler cancelled itself", asyncio.CancelledError)
 
-    @property
-    def _backoff(self) -> Backoff:
-        return self.task_type.backoff if self.task_type is not None else Backoff()
+    def _failed(self, error: str, kind: type[BaseException]) -> Outcome:
+        task_type = self.task_type
+        if task_type is not None and not task_type.retries(kind):
+            return Failed(error)
+        return after_failure(self.task, task_type.backoff if task_type is not None else Backoff(), error)
 
 
 async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
@@ -102,7 +106,7 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
         if task_type.is_async and attempt.interruption is not None:
             log.warning("attempt.cleanup_failed", error=describe_error(error).partition("\n")[0])
             return attempt.interrupted()
-        return after_failure(task, task_type.backoff, describe_error(error))
+        return outcome_of_error(task, task_type, error)
     return DONE if result is None else Succeeded(encode_result(result))
 
 
@@ -117,6 +121,18 @@ def _call_in_thread(task_type: TaskType, payload: object) -> object:
     return result
 
 
+def outcome_of_error(task: ClaimedTask, task_type: TaskType, error: BaseException) -> Outcome:
+    """What comes of an attempt whose handler raised *error*."""
+    if isinstance(error, Fail):
+        return Failed(describe_error(error, with_trace=False))
+    if isinstance(error, RetryAfter):
+        told = describe_error(error, with_trace=False)
+        return Retry(told, timedelta(seconds=error.seconds)) if task.attempt < task.max_attempts else Failed(told)
+    if not task_type.retries(type(error)):
+        return Failed(describe_error(error))
+    return after_failure(task, task_type.backoff, describe_error(error))
+
+
 def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
     """Try again later while attempts are left."""
     if task.attempt >= task.max_attempts:
@@ -124,10 +140,10 @@ def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
     return Retry(error, backoff.delay(task.attempt, random.random))
 
 
-def describe_error(error: BaseException, context: str = "") -> str:
+def describe_error(error: BaseException, context: str = "", *, with_trace: bool = True) -> str:
     """What is kept of *error*: ``Type: message`` on the first line, then the traceback; text that Postgres can hold."""
     head = f"{type(error).__name__}: {_message(error)}" + (f" ({context})" if context else "")
-    trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None and not context else ""
+    trace = "".join(traceback.format_exception(error)) if with_trace and not context and error.__traceback__ else ""
     half = ERROR_LIMIT // 2 - 1
     return f"{storable(head[:half])[:half]}\n{storable(trace[-half:])[-half:]}".strip()
 
