@@ -115,7 +115,7 @@ SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|que
         *(
             ("worker", name)
             for name in STATEMENTS
-            if re.match(r"taskflow\.(queue(?!\.once\b)|worker|queries|stats)\b", name)
+            if re.match(r"taskflow\.(queue(?!\.(once|import_legacy)\b)|worker|queries|stats)\b", name)
         ),
         *(
             ("api", name)

@@ -497,6 +497,11 @@ def test_a_migration_under_a_live_worker_stops_no_claim(workers: Workers):
     workers.start_ready()
     for _ in range(8):  # until psycopg has prepared the statements
         db.await_status(db.enqueue("quick"), "succeeded")
-    db.conn.execute("ALTER TABLE taskflow.tasks ALTER COLUMN max_attempts TYPE bigint")
+    db.conn.execute(
+        """
+        DROP VIEW taskflow.queue, taskflow.running, taskflow.failed, taskflow.throughput, taskflow.stuck;
+        ALTER TABLE taskflow.tasks ALTER COLUMN max_attempts TYPE bigint
+        """
+    )
     for _ in range(3):
         db.await_status(db.enqueue("quick"), "succeeded")
