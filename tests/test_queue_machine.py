@@ -328,15 +328,15 @@ class Queue(RuleBasedStateMachine):
         return await (await self.conn.execute(query)).fetchall()
 
 
-def run_machine(dsn: str) -> None:
-    """Raise AssertionError where the queue and its model differ."""
+def run_machine(dsn: str, examples: int = 80) -> None:
+    """Raise AssertionError where the queue and its model differ in one of *examples*."""
     with asyncio.Runner() as Queue.runner:
         Queue.conn = Queue.runner.run(connect(dsn, "test"))
         try:
             run_state_machine_as_test(  # pyright: ignore[reportUnknownVariableType]
                 Queue,
                 settings=settings(
-                    max_examples=80,
+                    max_examples=examples,
                     stateful_step_count=40,
                     deadline=None,
                     phases=[Phase.generate],  # shrinking against a database takes minutes
@@ -360,4 +360,4 @@ def test_the_model_catches_a_finish_without_its_fence(dsn: str, monkeypatch: pyt
     assert (attempts, workers) == (1, 1)
     monkeypatch.setattr(finish, verb.upper(), unfenced)
     with pytest.raises(AssertionError):
-        run_machine(dsn)
+        run_machine(dsn, examples=2000)  # it ends with the first difference; chance may hide it for long
