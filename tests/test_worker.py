@@ -146,6 +146,24 @@ def test_no_more_attempts_run_at_once_than_the_concurrency_says(workers: Workers
     assert 1 < most <= 7
 
 
+def test_a_worker_holds_no_task_that_an_idle_one_could_start(workers: Workers, tmp_path: Path):
+    db = workers.database
+    gate = tmp_path / "gate"
+    for _ in range(20):
+        db.enqueue("wait_for_file", {"file": str(gate)})
+    running = "SELECT count(*) FROM taskflow.tasks WHERE status = 'running'"
+    began = "SELECT count(*) FROM ledger WHERE event = 'began'"
+    workers.start_ready("--id", "first", "--concurrency", "10")
+    until(lambda: db.one(began) == 10)
+    assert db.one(running) == 10
+    workers.start_ready("--id", "second", "--concurrency", "10")
+    until(lambda: db.one(began) == 20)
+    assert db.rows("SELECT count(*) FROM taskflow.tasks WHERE status = 'running' GROUP BY worker_id") == [(10,), (10,)]
+    gate.touch()
+    db.await_all("succeeded")
+    assert db.rows("SELECT count(*) FROM taskflow.tasks GROUP BY worker_id, attempt") == [(10,), (10,)]
+
+
 def test_ten_thousand_tasks_over_four_workers_run_once_each(workers: Workers):
     db = workers.database
     count = 10_000
