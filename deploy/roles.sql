@@ -146,6 +146,11 @@ GRANT EXECUTE ON FUNCTION
     taskflow.tell(bigint[], taskflow.status)
     TO taskflow_api, taskflow_worker;
 
+-- Retention: whose turn it is, and what is too old.
+GRANT SELECT, INSERT, UPDATE ON taskflow.turns TO taskflow_worker;
+GRANT SELECT ON taskflow.turns TO taskflow_readonly;
+GRANT EXECUTE ON FUNCTION taskflow.prune_workers() TO taskflow_worker;
+
 -- Tokens: the server checks hashes, people see names, workers see neither.
 GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
 GRANT SELECT (id, name, scopes, created_at, expires_at, revoked_at) ON taskflow.tokens TO taskflow_readonly;

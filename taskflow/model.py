@@ -97,6 +97,20 @@ class Limit(Struct, frozen=True, kw_only=True):
     rate_seconds: float = 1
 
 
+class Retention(Struct, frozen=True):
+    """How many days a task is kept after its end; 0: for ever."""
+
+    succeeded: float = 0
+    failed: float = 0
+    cancelled: float = 0
+
+    @property
+    def ages(self) -> dict[Status, float]:
+        """The age in seconds at which tasks are pruned, of the statuses that are."""
+        days = {Status.SUCCEEDED: self.succeeded, Status.FAILED: self.failed, Status.CANCELLED: self.cancelled}
+        return {status: 86_400 * kept for status, kept in days.items() if kept}
+
+
 class Missed(StrEnum):
     """What a schedule does about ticks that came while no worker ran."""
 

@@ -14,9 +14,11 @@ from msgspec import Meta, Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from taskflow.errors import SettingsError
+from taskflow.model import Retention
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Days = Annotated[float, Meta(ge=0, le=36_500)]
 Count = Annotated[int, Meta(ge=1, le=10_000)]
 Bytes = Annotated[int, Meta(ge=1_000, le=200_000_000)]
 Rate = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -60,6 +62,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     priority_aging_in_seconds: Annotated[
         Seconds | None, Meta(description="a task due for so long is raised to priority high; unset: never")
     ] = None
+    retain_succeeded_days: Annotated[Days, Meta(description="a succeeded task is kept so long; 0: for ever")] = 7
+    retain_failed_days: Annotated[Days, Meta(description="a failed task is kept so long; 0: for ever")] = 30
+    retain_cancelled_days: Annotated[Days, Meta(description="a cancelled task is kept so long; 0: for ever")] = 30
     health_host: Annotated[str, Meta(description="address of a worker's health endpoints and metrics")] = "127.0.0.1"
     health_port: Annotated[
         Port | None, Meta(description="port of a worker's health endpoints and metrics; unset: none")
@@ -100,6 +105,11 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
             sslmode=self.db_ssl_mode,
             sslrootcert=self.db_ssl_root_cert,
         )
+
+    @property
+    def retention(self) -> Retention:
+        """How long workers keep tasks that have ended."""
+        return Retention(self.retain_succeeded_days, self.retain_failed_days, self.retain_cancelled_days)
 
     @property
     def anonymous(self) -> Anonymous:

@@ -13,6 +13,7 @@ from taskflow.cli import (
     bench,
     demo,
     import_legacy,
+    prune,
     recovery,
     schedules,
     server,
@@ -108,6 +109,7 @@ def psql_command(program: str, dsn: str, arguments: tuple[str, ...]) -> tuple[li
 main.add_command(server.main)
 main.add_command(worker.main)
 main.add_command(recovery.main)
+main.add_command(prune.main)
 main.add_command(schedules.main)
 main.add_command(tasks.main)
 main.add_command(types.main)

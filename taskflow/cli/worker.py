@@ -105,6 +105,7 @@ def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> i
         grace=settings.worker_grace_in_seconds,
         poll=settings.worker_poll_in_seconds,
         lease=settings.worker_lease_in_seconds,
+        retention=settings.retention,
         aging=settings.priority_aging_in_seconds,
         health_host=settings.health_host,
         health_port=settings.health_port,

@@ -15,7 +15,7 @@ from taskflow import __version__, metrics
 from taskflow.database import Connection
 from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
-from taskflow.model import Priority
+from taskflow.model import Priority, Retention
 from taskflow.process import usage
 from taskflow.registry import Registry
 from taskflow.worker.bell import Bell
@@ -28,6 +28,7 @@ from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
 from taskflow.worker.meter import Meter
 from taskflow.worker.presence import Presence, Registration
+from taskflow.worker.pruner import Pruner
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
 from taskflow.worker.teller import Teller
@@ -56,6 +57,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     aging: float | None
     health_host: str
     health_port: int | None
+    retention: Retention = Retention()
 
 
 async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
@@ -151,8 +153,10 @@ async def _work(
         _link(dsn, options, "finish") as finishes,
         _link(dsn, options, "maintain") as maintains,
         _link(dsn, options, "gates") as gates,
+        _link(dsn, options, "prune") as prunes,
     ):
         worker = registration.worker
+        pruner = Pruner(prunes, options.retention)
         meter = None if options.health_port is None else Meter(lambda: time.time() + presence.clock_ahead)
         gatekeeper = Gatekeeper(gates, bell.woken, registry, options.aging)
         teller = Teller()
@@ -178,6 +182,7 @@ async def _work(
             _rescue(options, presence, registration, Strays(worker, slots, finisher)),
             Chore(options.lease / 5, cancellations.look),
             *ticks(registry.schedules()),
+            *([pruner.chore] if options.retention.ages else []),
             Chore(LOOK_SECONDS, gatekeeper.look),
         ]
         jobs = [
@@ -186,6 +191,7 @@ async def _work(
             asyncio.create_task(do_chores(maintains, chores, stop)),
             asyncio.create_task(cancellations.look_when_told(dsn, options.name)),
             asyncio.create_task(_sweep(slots)),
+            asyncio.create_task(pruner.run()),
         ]
         with _health(options, presence, claims, slots, finisher, meter):
             claiming = claimer.start(after=gatekeeper.knows_policy)

@@ -1,0 +1,2 @@
+DROP FUNCTION taskflow.prune_workers();
+DROP TABLE taskflow.turns;
