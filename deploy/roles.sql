@@ -106,6 +106,8 @@ GRANT EXECUTE ON FUNCTION
 GRANT UPDATE (attempt, result) ON taskflow.tasks TO taskflow_worker;
 GRANT INSERT (name, host, pid, version, priorities, concurrency) ON taskflow.workers TO taskflow_worker;
 GRANT UPDATE (heartbeat_at, stopped_at) ON taskflow.workers TO taskflow_worker;
+-- Drain workers, and tell that they are gone. A server that serves workers over HTTP needs taskflow_worker as well.
+GRANT UPDATE (draining_at, stopped_at) ON taskflow.workers TO taskflow_api, taskflow_worker;
 
 -- Schedules: the server makes and changes them, workers let them tick.
 GRANT INSERT, UPDATE, DELETE ON taskflow.schedules TO taskflow_api;

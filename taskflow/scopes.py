@@ -8,5 +8,6 @@ class Scope(StrEnum):
 
     READ = "read"  # look at tasks and their history
     ENQUEUE = "enqueue"  # store tasks
+    WORK = "work"  # be a worker over HTTP: claim tasks, and finish them
     OPERATE = "operate"  # cancel tasks, retry them by hand, recover them
     ADMIN = "admin"  # everything

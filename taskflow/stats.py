@@ -77,7 +77,10 @@ class RunningTask(Struct, frozen=True, kw_only=True):
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
-    """A worker that has not stopped. ``running`` counts its tasks; ``tasks`` tells those that run longest."""
+    """A worker that has not stopped. ``running`` counts its tasks; ``tasks`` tells those that run longest.
+
+    ``pid`` is 0 if it works over HTTP; ``draining``: it stops once what it runs has ended.
+    """
 
     id: int
     name: str
@@ -91,12 +94,14 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     started_at: Time
     heartbeat_at: Time
     silent_seconds: float
+    draining: bool
 
 
 WORKERS = """
 SELECT worker.id, worker.name, host, pid, version, priorities::text[], concurrency, running.count AS running,
        running.tasks, started_at, heartbeat_at,
-       greatest(extract(epoch FROM now() - heartbeat_at)::float8, 0) AS silent_seconds
+       greatest(extract(epoch FROM now() - heartbeat_at)::float8, 0) AS silent_seconds,
+       draining_at IS NOT NULL AS draining
 FROM taskflow.workers AS worker
 CROSS JOIN LATERAL (
     SELECT count(*),

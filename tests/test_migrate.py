@@ -32,6 +32,11 @@ UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'taskflow
 UNION ALL SELECT 'type', typname FROM pg_type WHERE typnamespace = 'taskflow'::regnamespace AND typname !~ 'yoyo'
 UNION ALL SELECT 'constraint', conname FROM pg_constraint
     WHERE connamespace = 'taskflow'::regnamespace AND conrelid::regclass::text !~ 'yoyo'
+UNION ALL SELECT 'column', attrelid::regclass || '.' || attname FROM pg_attribute
+    WHERE attnum > 0 AND NOT attisdropped AND attrelid IN (
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'taskflow'::regnamespace AND relkind IN ('r', 'v') AND relname !~ 'yoyo'
+    )
 UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal
 """
 

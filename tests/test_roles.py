@@ -129,6 +129,8 @@ SERVERS = re.compile(r"taskflow\.(queries|stats|queue\.enqueue|queue\.cancel|que
         ("worker", "taskflow.schedules.STILL_DECLARED"),
         *(("api", name) for name in STATEMENTS if name.startswith("taskflow.events.")),
         ("worker", "taskflow.events.TELL"),
+        ("api", "taskflow.queue.workers.DRAIN"),
+        ("api", "taskflow.queue.workers.STOP"),
         ("api", "taskflow.tokens.LIVE"),
         ("api", "taskflow.tokens.ANY"),
         ("api", "taskflow.cli.waiting.APPLIED"),

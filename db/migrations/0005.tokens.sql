@@ -2,7 +2,7 @@
 -- depends: 0004.functions
 
 -- What a token may be used for. No scope includes another, except that admin includes all.
-CREATE TYPE taskflow.scope AS ENUM ('read', 'enqueue', 'operate', 'admin');
+CREATE TYPE taskflow.scope AS ENUM ('read', 'enqueue', 'work', 'operate', 'admin');
 
 CREATE TABLE taskflow.tokens (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

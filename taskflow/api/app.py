@@ -19,6 +19,7 @@ from taskflow.api import (
     metrics,
     policy,
     problems,
+    remote,
     schedules,
     tasks,
     types,
@@ -33,6 +34,7 @@ from taskflow.api.limits import RateLimit
 from taskflow.api.services import Services
 from taskflow.api.timing import TimeLimit
 from taskflow.api.traffic import Traffic
+from taskflow.api.warden import Warden
 from taskflow.api.watch import Audience, open_watch
 from taskflow.database import open_pool
 from taskflow.registry import Registry
@@ -57,7 +59,14 @@ ROUTES: Final = (
     policy.resume_tasks,
     *schedules.ROUTES,
     workers.list_workers,
+    workers.drain_worker,
+    workers.rescue_worker,
     workers.show_stats,
+    remote.register_worker,
+    remote.claim_tasks,
+    remote.beat,
+    remote.finish_tasks,
+    remote.leave,
     metrics.show_metrics,
     events.stream_events,
     events.stream_task_events,
@@ -90,6 +99,7 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
                 board=Board(pool, settings.worker_lease_in_seconds),
                 traffic=traffic,
                 watch=watch,
+                warden=Warden(settings.worker_lease_in_seconds),
             )
             yield
 

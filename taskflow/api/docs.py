@@ -14,7 +14,7 @@ from msgspec import Struct
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
-from taskflow.api import examples, listing, once
+from taskflow.api import examples, listing, once, remote
 from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
@@ -28,7 +28,7 @@ from taskflow.api.schedule_body import ScheduleChanges, ScheduleRequest
 from taskflow.api.schedules import ListSchedules, SchedulePage
 from taskflow.api.tasks import Added, History
 from taskflow.api.types import Types, payload_schemas
-from taskflow.api.workers import Stats, Workers
+from taskflow.api.workers import Draining, Rescued, Stats, Workers
 from taskflow.model import EVERYDAY, Priority
 from taskflow.queries import GroupView, TaskView
 from taskflow.registry import Registry
@@ -56,6 +56,17 @@ BODIES: Final = (
     AddedGroup,
     GroupView,
     Stats,
+    Draining,
+    Rescued,
+    remote.Registration,
+    remote.Registered,
+    remote.ClaimRequest,
+    remote.Claims,
+    remote.Heartbeat,
+    remote.Beat,
+    remote.Results,
+    remote.Recorded,
+    remote.Left,
     TaskPage,
     ListRequest,
     ScheduleRequest,
@@ -70,6 +81,10 @@ BODIES: Final = (
 
 REQUESTS: Final[dict[tuple[str, str], tuple[type[Struct], bool]]] = {
     ("post", "/tasks/{id}/cancel"): (Cancellation, False),
+    ("post", "/workers"): (remote.Registration, True),
+    ("post", "/workers/{id}/claims"): (remote.ClaimRequest, True),
+    ("post", "/workers/{id}/heartbeat"): (remote.Heartbeat, True),
+    ("post", "/workers/{id}/results"): (remote.Results, True),
     ("post", "/groups"): (GroupRequest, True),
     ("put", "/limits/{type}"): (LimitRequest, True),
     ("post", "/limits/{type}/pause"): (Pause, False),

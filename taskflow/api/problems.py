@@ -23,7 +23,15 @@ from taskflow.api.auth import Forbidden, Unauthorized
 from taskflow.api.limits import TooManyRequests
 from taskflow.api.services import ApiRequest
 from taskflow.database import AWAY
-from taskflow.errors import InvalidSchedule, InvalidTask, KeyReused, KeyTaken, TaskflowError, UnknownTaskType
+from taskflow.errors import (
+    InvalidSchedule,
+    InvalidTask,
+    KeyReused,
+    KeyTaken,
+    TaskflowError,
+    UnknownTaskType,
+    WorkerIdTaken,
+)
 from taskflow.model import Status
 from taskflow.schedules import DeclaredInCode, NoSuchSchedule, ScheduleNameTaken
 from taskflow.scopes import Scope
@@ -102,6 +110,12 @@ class QueueNotFound(NotFoundException):
     detail = "no queue has this name"
 
 
+class WorkerNotFound(NotFoundException):
+    """No live worker has this id."""
+
+    detail = "no live worker has this id: it never was, has left, or was taken for gone"
+
+
 class UnsupportedMediaType(ClientException):
     """The body is announced as something else than what is expected."""
 
@@ -154,6 +168,13 @@ def problem_of(error: Exception) -> Problem:
             return plain(404, str(error))
         case ScheduleNameTaken() | DeclaredInCode():
             return _of("schedule-conflict", "The schedule is another's", 409, str(error), "name")
+        case WorkerIdTaken():
+            return _of("worker-name-taken", "Worker name taken", 409, str(error), "name")
+        case psycopg.errors.InsufficientPrivilege():
+            detail = (
+                "the server's database role may not do this; for workers over HTTP it needs taskflow_worker as well"
+            )
+            return _of("not-granted", "Not granted", 501, detail)
         case ServiceUnavailableException():
             return plain(error.status_code, error.detail)
         case InternalServerException():  # Litestar's word for a client that left in the middle of its body

@@ -10,6 +10,7 @@ from taskflow.api.board import Board
 from taskflow.api.enqueuer import Enqueuer
 from taskflow.api.keyring import Keyring
 from taskflow.api.traffic import Traffic
+from taskflow.api.warden import Warden
 from taskflow.api.watch import Watch
 from taskflow.database import Pool
 from taskflow.registry import Registry
@@ -32,6 +33,7 @@ class Services(Struct, frozen=True, kw_only=True):
     board: Board
     traffic: Traffic
     watch: Watch
+    warden: Warden
 
 
 def services(request: ApiRequest) -> Services:

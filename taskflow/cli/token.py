@@ -49,8 +49,8 @@ def main() -> None:
     multiple=True,
     required=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="May be given several times: read looks at tasks, enqueue stores them, operate cancels, retries and recovers "
-    "them, admin does all of that.",
+    help="May be given several times: read looks at tasks, enqueue stores them, work runs them over HTTP, operate "
+    "cancels, retries and recovers them, admin does all of that.",
 )
 @click.option("--expires", type=Lifetime(), metavar="30d", help="How long it lives: s, m, h, d or w. None: for ever.")
 @tells_errors

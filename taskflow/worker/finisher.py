@@ -1,9 +1,7 @@
 """Records outcomes by natural batching: while one batch commits, the next gathers. No outcome waits for a timer."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import Final
 
 import psycopg
@@ -11,13 +9,11 @@ import structlog
 
 from taskflow.database import AWAY, TROUBLE, Connection
 from taskflow.logs import without_detail
-from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
-from taskflow.queue.finish import fail, release, retry, succeed, succeed_with_results
+from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Retry, Succeeded
+from taskflow.queue.record import Ended, record
 from taskflow.worker.link import Link
 
 log = structlog.get_logger(__name__)
-
-Ended = tuple[ClaimedTask, Outcome]
 
 FollowUp = Callable[[Connection, Sequence[int]], Awaitable[None]]
 """What a feature does after a batch was recorded, given the ids in it; it must come right without, only later."""
@@ -181,41 +177,3 @@ class Finisher:
                     type=task.type,
                     error=outcome.error.partition("\n")[0],
                 )
-
-
-async def record(conn: Connection, worker: int, batch: list[Ended], recorded: set[int]) -> None:
-    """Record *batch*; *recorded* gets the ids whose claim was still held once their commit has been waited for.
-
-    Each kind of outcome is a statement and a transaction, which locks its tasks in the order of ids, as all do who lock
-    several: otherwise two could wait for each other.
-    """
-    plain: defaultdict[int, list[int]] = defaultdict(list)
-    with_result: list[tuple[int, int, str]] = []
-    failed: list[tuple[int, int, str]] = []
-    retried: list[tuple[int, int, str, timedelta]] = []
-    released: list[tuple[int, int]] = []
-    for task, outcome in batch:
-        match outcome:
-            case Succeeded(result=None):
-                plain[task.attempt].append(task.id)
-            case Succeeded(result):
-                assert result is not None
-                with_result.append((task.id, task.attempt, result.decode()))
-            case Failed(error):
-                failed.append((task.id, task.attempt, error))
-            case Retry(error, delay):
-                retried.append((task.id, task.attempt, error, delay))
-            case Released():
-                released.append((task.id, task.attempt))
-            case Cancelled():
-                pass
-    for attempt, ids in plain.items():
-        recorded |= await succeed(conn, worker, attempt, ids)
-    if with_result:
-        recorded |= await succeed_with_results(conn, worker, *map(list, zip(*sorted(with_result), strict=True)))
-    if failed:
-        recorded |= await fail(conn, worker, *map(list, zip(*sorted(failed), strict=True)))
-    if retried:
-        recorded |= await retry(conn, worker, *map(list, zip(*retried, strict=True)))
-    if released:
-        recorded |= await release(conn, worker, *map(list, zip(*released, strict=True)))

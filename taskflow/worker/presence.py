@@ -58,7 +58,7 @@ RETURNING id
 BEAT = """
 UPDATE taskflow.workers SET heartbeat_at = now()
 WHERE id = %(id)s AND stopped_at IS NULL AND set_config('synchronous_commit', 'off', true) = 'off'
-RETURNING date_part('epoch', clock_timestamp())
+RETURNING date_part('epoch', clock_timestamp()), draining_at IS NOT NULL
 """
 
 LEAVE = "UPDATE taskflow.workers SET stopped_at = now() WHERE id = %(id)s AND stopped_at IS NULL"
@@ -76,7 +76,7 @@ class Registration(Struct, frozen=True):
 
 class Presence:
     """Holds a worker's name and row. *on_wake* is called, in the presence's thread, for each wake-up, and after each
-    reconnection; *on_lost* once, if the others took this worker for gone.
+    reconnection; *on_lost* once, if the others took this worker for gone; *on_drain* at each beat, once it shall stop.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Presence:
         lease: float,
         on_wake: Callable[[str], None],
         on_lost: Callable[[PresenceLost], None],
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._dsn = dsn
         self._name = name
@@ -104,6 +105,7 @@ class Presence:
         self._beat = lease / 5
         self._on_wake = on_wake
         self._on_lost = on_lost
+        self._on_drain = on_drain
         self._registration: Future[Registration] = Future()
         self._stop_read, self._stop_write = os.pipe()
         self._last_beat = 0.0
@@ -223,6 +225,8 @@ class Presence:
                         self._name, f"it was silent for so long that it was taken for gone (row {worker})"
                     )
                 self.clock_ahead = row[0] - time.time()
+                if row[1]:
+                    self._on_drain()
                 if now - self._beaten_at > 2 * self._beat:
                     self._steady_since = time.monotonic()
                 self._last_beat = self._beaten_at = now

@@ -61,7 +61,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
 
 
 async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
-    """Run a worker until SIGTERM or SIGINT; its exit status: 0, or 1 if the others took it for gone.
+    """Run a worker until SIGTERM, SIGINT or a drain; its exit status: 0, or 1 if the others took it for gone.
 
     A second signal ends the process at once. Raises WorkerIdTaken if the name is held by a live worker.
     """
@@ -71,6 +71,9 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
 
     def on_lost(error: PresenceLost) -> None:
         lost.append(error)
+        loop.call_soon_threadsafe(stop.set)
+
+    def drain() -> None:
         loop.call_soon_threadsafe(stop.set)
 
     def ring(payload: str) -> None:
@@ -86,6 +89,7 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
         lease=options.lease,
         on_wake=ring,
         on_lost=on_lost,
+        on_drain=drain,
     )
     registration = await asyncio.wrap_future(presence.start())
     log.info(

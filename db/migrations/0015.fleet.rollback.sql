@@ -1,0 +1,1 @@
+ALTER TABLE taskflow.workers DROP draining_at;
