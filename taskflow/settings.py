@@ -24,6 +24,7 @@ Bytes = Annotated[int, Meta(ge=1_000, le=200_000_000)]
 Rate = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+Pooler = Literal["none", "transaction"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -77,6 +78,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     db_password: Annotated[str | None, Meta(description="database password")] = None
     db_ssl_mode: Annotated[SslMode, Meta(description="libpq sslmode")] = "prefer"
     db_ssl_root_cert: Annotated[str | None, Meta(description="libpq sslrootcert: whom verify-full trusts")] = None
+    db_pooler: Annotated[Pooler, Meta(description="transaction: DB_HOST or DATABASE_URL leads to a PgBouncer")] = "none"
+    db_session_host: Annotated[str | None, Meta(description="database server itself, behind the pooler")] = None
+    db_session_port: Annotated[Port | None, Meta(description="its port; unset: 5432")] = None
+    database_session_url: Annotated[str | None, Meta(description="libpq URL; wins over DB_SESSION_HOST")] = None
     db_pool_max_conns: Annotated[Count, Meta(description="largest pool of one server process")] = 10
     enable_test_queue: Annotated[bool, Meta(description="let the API accept priority test")] = False
     taskflow_app: Annotated[str, Meta(description="modules with task types, comma separated")] = "taskflow.samples"
@@ -110,6 +115,31 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     def retention(self) -> Retention:
         """How long workers keep tasks that have ended."""
         return Retention(self.retain_succeeded_days, self.retain_failed_days, self.retain_cancelled_days)
+
+    @property
+    def session_dsn(self) -> str | None:
+        """The libpq connection string for what needs a session of its own.
+
+        None: there is nothing but the pooler, or it is the embedded Postgres.
+        """
+        if self.database_session_url is not None:
+            return self.database_session_url
+        if self.dsn is None or not (self.db_session_host or self.db_session_port):
+            return None if self.db_pooler == "transaction" else self.dsn
+        parts = conninfo_to_dict(self.dsn)
+        parts.pop("hostaddr", None)
+        parts |= {"host": self.db_session_host or parts.get("host"), "port": self.db_session_port or 5432}
+        return make_conninfo("", **parts)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether ``dsn`` leads to a pooler in transaction mode."""
+        return self.session_dsn != self.dsn
+
+    @property
+    def is_sessionless(self) -> bool:
+        """Whether there is nothing but such a pooler."""
+        return self.is_pooled and self.session_dsn is None
 
     @property
     def anonymous(self) -> Anonymous:
@@ -150,14 +180,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except msgspec.ValidationError as error:
         problem, _, variable = str(error).partition(" - at `$.")
         raise SettingsError(variable.rstrip("`"), f"{_plain(problem)}; got {given[variable.rstrip('`')]!r}") from None
-    if settings.database_url is not None:
-        try:
-            parts = conninfo_to_dict(settings.database_url)
-        except psycopg.ProgrammingError:
-            raise SettingsError("DATABASE_URL", NOT_A_URL) from None
-        host, port = (str(parts.get(key, "")) for key in ("host", "port"))
-        if "@" in host[1:] or port.strip("0123456789,"):  # a piece of the password; an abstract socket begins with @
-            raise SettingsError("DATABASE_URL", NOT_A_URL)
+    _check_url("DATABASE_URL", settings.database_url)
+    _check_url("DATABASE_SESSION_URL", settings.database_session_url)
+    for variable in ("DATABASE_SESSION_URL", "DB_SESSION_HOST", "DB_SESSION_PORT", "DB_POOLER"):
+        if variable in given and settings.dsn is None and given[variable] != "none":
+            raise SettingsError(variable, "needs DATABASE_URL or DB_HOST, which lead to the pooler")
     _check_proxies(settings.trusted_proxies or "")
     return settings
 
@@ -168,6 +195,18 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_url(variable: str, url: str | None) -> None:
+    if url is None:
+        return
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SettingsError(variable, NOT_A_URL) from None
+    host, port = (str(parts.get(key, "")) for key in ("host", "port"))
+    if "@" in host[1:] or port.strip("0123456789,"):  # a piece of the password; an abstract socket begins with @
+        raise SettingsError(variable, NOT_A_URL)
 
 
 def _check_proxies(proxies: str) -> None:

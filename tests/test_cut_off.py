@@ -14,7 +14,8 @@ from serving import is_problem, served
 from serving import until as until_async
 from support import Workers
 
-from taskflow.database import CALL_OFF, Connection
+from taskflow.connection import CALL_OFF
+from taskflow.database import Connection
 from taskflow.settings import Settings
 from taskflow.worker.link import SLACK
 from taskflow.worker.run import STATEMENT_SECONDS

@@ -17,7 +17,8 @@ from support import PATIENCE, Database, watching
 
 from taskflow.errors import PresenceLost, WorkerIdTaken
 from taskflow.model import EVERYDAY, Priority
-from taskflow.worker.presence import TAKE_NAME, Presence
+from taskflow.worker.names import TAKE_NAME
+from taskflow.worker.presence import Presence
 
 LEASE = 2.0
 

@@ -30,6 +30,8 @@ WRONG = {
     "DB_PORT": ["0", "postgres", "5432\n5433"],
     "DB_SSL_MODE": ["on", "Require"],
     "DB_POOL_MAX_CONNS": ["0", "1e9"],
+    "DB_POOLER": ["session", "pgbouncer"],
+    "DB_SESSION_PORT": ["0", "postgres"],
     "ALLOW_ANONYMOUS": ["yes", "2"],
     "RATE_LIMIT_PER_MINUTE": ["0", "-1", "1.5", "10000001"],
     "ENABLE_TEST_QUEUE": ["yes", "2"],
@@ -145,6 +147,54 @@ def test_the_authorities_to_trust_are_part_of_the_dsn():
 
 def test_the_url_wins_over_the_parts():
     assert load({"DATABASE_URL": "postgresql://a/b", "DB_HOST": "c"}).dsn == "postgresql://a/b"
+
+
+POOLER = {"DB_HOST": "pooler", "DB_PORT": "6432", "DB_USERNAME": "u", "DB_PASSWORD": "p"}
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"DB_SESSION_HOST": "server"}, ("server", "5432")),
+        ({"DB_SESSION_HOST": "server", "DB_SESSION_PORT": "5433"}, ("server", "5433")),
+        ({"DB_SESSION_PORT": "5433"}, ("pooler", "5433")),
+        ({"DB_SESSION_PORT": "5433", "DATABASE_URL": "postgresql://u:p@other:6432/d?hostaddr=::1"}, ("other", "5433")),
+        ({"DATABASE_SESSION_URL": "postgresql://u:p@server/d", "DB_SESSION_HOST": "c"}, ("server", None)),
+    ],
+)
+def test_what_needs_a_session_goes_to_the_server_itself(given: dict[str, str], place: tuple[str, str | None]):
+    settings = load(POOLER | given)
+    assert settings.is_pooled
+    assert settings.session_dsn is not None
+    parts = conninfo_to_dict(settings.session_dsn)
+    assert (parts["host"], parts.get("port"), parts["user"], parts["password"]) == (*place, "u", "p")
+    assert "hostaddr" not in parts
+
+
+def test_there_may_be_nothing_but_a_pooler_or_no_pooler():
+    assert (load(POOLER | {"DB_POOLER": "transaction"}).session_dsn, load(POOLER).is_pooled) == (None, False)
+    assert load(POOLER).session_dsn == load(POOLER).dsn
+    assert not load({"DB_POOLER": "none"}).is_pooled
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DB_POOLER", "transaction"),
+        ("DB_SESSION_HOST", "server"),
+        ("DB_SESSION_PORT", "5432"),
+        ("DATABASE_SESSION_URL", "postgresql://server/d"),
+    ],
+)
+def test_a_session_server_without_a_pooler_is_refused(variable: str, value: str):
+    with pytest.raises(SettingsError, match=rf"^{variable}: needs DATABASE_URL or DB_HOST"):
+        load({variable: value})
+
+
+def test_a_wrong_session_url_is_told_without_its_password():
+    with pytest.raises(SettingsError, match=r"^DATABASE_SESSION_URL: not a URL") as told:
+        load(POOLER | {"DATABASE_SESSION_URL": "postgresql://u:hunter%2@db/taskflow"})
+    assert "hunter" not in str(told.value)
 
 
 def test_dotenv_is_read_and_the_environment_wins(work_dir: Path):

@@ -86,8 +86,14 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         limit = settings.server_time_out_in_seconds
         async with (
-            open_pool(dsn, "taskflow api", max_size=settings.db_pool_max_conns, statement_timeout=limit) as pool,
-            open_watch(dsn) as watch,
+            open_pool(
+                dsn,
+                "taskflow api",
+                max_size=settings.db_pool_max_conns,
+                statement_timeout=limit,
+                pooled=settings.is_pooled,
+            ) as pool,
+            open_watch(settings.session_dsn or dsn, pooled=settings.is_sessionless) as watch,
             open_enqueuer(pool, Audience(watch)) as enqueuer,
         ):
             app.state["services"] = Services(

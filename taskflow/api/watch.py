@@ -76,10 +76,15 @@ def render_all(batch: Batch, after: int = -1) -> bytes:
 
 
 class Watch:
-    """Hears changes while somebody wants to know them. *position* is the id of the latest batch that was heard."""
+    """Hears changes while somebody wants to know them. *position* is the id of the latest batch that was heard.
 
-    def __init__(self, dsn: str) -> None:
+    *pooled*: there is only a pooler in transaction mode. Nothing is heard; who waits for a task's end learns of it by
+    looks.
+    """
+
+    def __init__(self, dsn: str, *, pooled: bool = False) -> None:
         self._dsn = dsn
+        self._pooled = pooled
         self._streams: set[Inbox[Told]] = set()
         self._followers: dict[int, set[Inbox[TaskTold]]] = {}
         self._wanted = asyncio.Event()
@@ -154,8 +159,9 @@ class Watch:
         while True:
             await self._wanted.wait()
             try:
-                async with await connect(self._dsn, "taskflow api events", patience=STUCK) as conn:
-                    await self._begin(conn)
+                async with await connect(self._dsn, "taskflow api events", patience=STUCK, pooled=self._pooled) as conn:
+                    if not self._pooled:
+                        await self._begin(conn)
                     pause = 0.0
                     await self._hear(conn)
             except psycopg.Error as error:
@@ -187,7 +193,11 @@ class Watch:
     async def _hear(self, conn: Connection) -> None:
         """Publish what is told, until nobody wanted it for LINGER seconds."""
         while self._streams or self._followers or time.monotonic() < self._left_at + LINGER:
-            told = [notify.payload async for notify in conn.notifies(timeout=CHECK, stop_after=1)]
+            if self._pooled:
+                await asyncio.sleep(CHECK)
+                told = []
+            else:
+                told = [notify.payload async for notify in conn.notifies(timeout=CHECK, stop_after=1)]
             if told:
                 told += [notify.payload async for notify in conn.notifies(timeout=0)]
                 for batch in await events.find_some(conn, [int(id) for id in told]):
@@ -232,9 +242,9 @@ class Watch:
 
 
 @asynccontextmanager
-async def open_watch(dsn: str) -> AsyncGenerator[Watch]:
+async def open_watch(dsn: str, *, pooled: bool = False) -> AsyncGenerator[Watch]:
     """A Watch that runs until the block ends."""
-    watch = Watch(dsn)
+    watch = Watch(dsn, pooled=pooled)
     running = asyncio.create_task(watch.run())
     try:
         yield watch

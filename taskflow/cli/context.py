@@ -14,7 +14,7 @@ import rich_click as click
 from taskflow.errors import DatabaseUnavailable, SettingsError, TaskflowError
 
 if TYPE_CHECKING:
-    from taskflow.database import Connection
+    from taskflow.database import Connection, Database
     from taskflow.settings import Settings
 
 P = ParamSpec("P")
@@ -28,6 +28,10 @@ APP_HELP: Final = "Module with task types; several times, or comma separated.  [
 click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
 
 version_option = click.version_option(package_name="taskflow-pg", message="taskflow %(version)s")
+
+
+class NoSession(TaskflowError):
+    """There is only a pooler in transaction mode."""
 
 
 def tells_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -82,6 +86,23 @@ def open_database(settings: "Settings") -> Generator[str]:
     binaries = embedded.find_binaries(settings.taskflow_pg_bin)
     with embedded.hold(Path(settings.taskflow_dir), binaries=binaries) as dsn:
         yield dsn
+
+
+def locate(settings: "Settings", dsn: str) -> "Database":
+    """How the database that ``open_database`` gave as *dsn* is reached, where there is a pooler before it as well."""
+    from taskflow.database import Database
+
+    return Database(dsn, sessions=dsn if settings.dsn is None else settings.session_dsn)
+
+
+def sessions_of(database: "Database") -> str:
+    """The DSN for migrations; raises NoSession if there is nothing but a pooler in transaction mode."""
+    if database.sessions is None:
+        raise NoSession(
+            "migrations need a session of their own, which DB_POOLER=transaction has not: set DB_SESSION_HOST or "
+            "DATABASE_SESSION_URL to the server itself, if only for `taskflow migrate`"
+        )
+    return database.sessions
 
 
 def exit_on_signals() -> None:

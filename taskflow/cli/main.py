@@ -23,7 +23,16 @@ from taskflow.cli import (
     up,
     worker,
 )
-from taskflow.cli.context import PATIENCE, load_settings, open_database, run_async, tells_errors, version_option
+from taskflow.cli.context import (
+    PATIENCE,
+    load_settings,
+    locate,
+    open_database,
+    run_async,
+    sessions_of,
+    tells_errors,
+    version_option,
+)
 from taskflow.errors import TaskflowError
 
 if TYPE_CHECKING:
@@ -57,8 +66,9 @@ def migrate() -> None:
         from taskflow import migrate as migrations
         from taskflow.database import wait_until_up
 
-        run_async(wait_until_up(dsn, PATIENCE))
-        applied = migrations.migrate(dsn)
+        sessions = sessions_of(locate(settings, dsn))
+        run_async(wait_until_up(sessions, PATIENCE))
+        applied = migrations.migrate(sessions)
     click.echo("\n".join(f"applied {id}" for id in applied) or "the schema is up to date")
 
 

@@ -12,8 +12,10 @@ from taskflow.cli.context import (
     PATIENCE,
     exit_on_signals,
     load_settings,
+    locate,
     open_database,
     run_async,
+    sessions_of,
     tells_errors,
     version_option,
 )
@@ -64,7 +66,9 @@ def prepare(settings: "Settings", dsn: str) -> None:
 
     run_async(wait_until_up(dsn, PATIENCE))
     if run_async(find_missing(dsn)):  # where there is nothing to do, a role that may not migrate will do
-        migrate(dsn)
+        sessions = sessions_of(locate(settings, dsn))
+        run_async(wait_until_up(sessions, PATIENCE))
+        migrate(sessions)
     if settings.anonymous is Anonymous.NOBODY and not run_async(has_tokens(dsn)):
         raise SettingsError(
             "SERVER_HOST",

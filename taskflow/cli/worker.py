@@ -12,6 +12,7 @@ from taskflow.cli.context import (
     PATIENCE,
     exit_on_signals,
     load_settings,
+    locate,
     open_database,
     run_async,
     tells_errors,
@@ -21,6 +22,7 @@ from taskflow.cli.listening import listen
 from taskflow.model import EVERYDAY, Priority
 
 if TYPE_CHECKING:
+    from taskflow.database import Database
     from taskflow.registry import Registry
     from taskflow.settings import Settings
     from taskflow.worker import WorkerOptions
@@ -116,17 +118,19 @@ def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> i
             from taskflow.migrate import migrate
 
             migrate(dsn)
-        return run_async(_wait_and_run(options, types, dsn))
+        return run_async(_wait_and_run(options, types, locate(settings, dsn)))
 
 
-async def _wait_and_run(options: "WorkerOptions", types: "Registry", dsn: str) -> int:
+async def _wait_and_run(options: "WorkerOptions", types: "Registry", database: "Database") -> int:
     from taskflow.cli.waiting import wait_for_schema
     from taskflow.database import wait_until_up
     from taskflow.worker import run
 
-    await wait_until_up(dsn, PATIENCE)
-    await wait_for_schema(dsn, PATIENCE)
-    return await run(options, types, dsn)
+    await wait_until_up(database.dsn, PATIENCE)
+    await wait_for_schema(database.dsn, PATIENCE)
+    if database.sessions is not None and database.is_pooled:
+        await wait_until_up(database.sessions, PATIENCE)
+    return await run(options, types, database)
 
 
 if __name__ == "__main__":

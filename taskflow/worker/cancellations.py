@@ -1,15 +1,20 @@
 """Cancellations: attempts that run here although their task is cancelled."""
 
 import asyncio
+from typing import Final
 
 import structlog
 
-from taskflow.database import AWAY, Connection, connect
+from taskflow.database import TROUBLE, Connection, Database, connect
+from taskflow.logs import without_detail
 from taskflow.queries import find_running
 from taskflow.worker.attempt import Interruption
 from taskflow.worker.slots import Slots
 
 log = structlog.get_logger(__name__)
+
+PATIENCE: Final = 5.0
+"""Seconds; what takes longer is left to maintenance."""
 
 
 class Cancellations:
@@ -28,16 +33,20 @@ class Cancellations:
         if worker in {"", str(self._worker)}:
             self.told.set()
 
-    async def look_when_told(self, dsn: str, name: str) -> None:
+    async def look_when_told(self, database: Database, name: str) -> None:
         """Interrupt what was cancelled as soon as a notification tells, over a connection of its own."""
         while True:
             await self.told.wait()
             self.told.clear()
             try:
-                async with await connect(dsn, f"taskflow cancel {name}") as conn:
+                application = f"taskflow cancel {name}"
+                async with await connect(
+                    database.dsn, application, patience=PATIENCE, pooled=database.is_pooled
+                ) as conn:
                     await self.interrupt(conn)
-            except AWAY as error:
-                log.warning("cancellation.delayed", reason=str(error).strip(), note="maintenance looks as well")
+            except TROUBLE as error:
+                reason = without_detail(error).strip()
+                log.warning("cancellation.delayed", reason=reason, note="maintenance looks as well")
 
     async def look(self, conn: Connection) -> None:
         """The chore of maintenance: interrupt what was cancelled."""

@@ -11,6 +11,7 @@ from taskflow.queue.claim import Mark, be_busy, be_idle, claim, seconds_until_du
 from taskflow.queue.policy import Policy
 from taskflow.worker.finisher import Finisher, FollowUp
 from taskflow.worker.link import Link
+from taskflow.worker.presence import Presence
 from taskflow.worker.slots import Slots
 
 ECHO: Final = 0.002
@@ -71,6 +72,7 @@ class Claimer:
     """The loop that keeps a worker's slots busy. *woken* is set when something may have become due.
 
     *on_claim* is told of each claim that found something, and *follow_up* awaited before its tasks start.
+    *presence* asks for wake-ups; None: the link does, which has a session of its own.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Claimer:
         on_claim: Callable[[list[ClaimedTask]], None] | None = None,
         policy: Callable[[], Policy] = Policy,
         follow_up: FollowUp | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -96,6 +99,7 @@ class Claimer:
         self._on_claim = on_claim
         self._policy = policy
         self._follow_up = follow_up
+        self._presence = presence
         self._watermark = Watermark()
         self._woken = woken
         self._next_look = 0.0
@@ -165,7 +169,10 @@ class Claimer:
         A single task does not end the idleness: where they come one by one, asking anew would cost more than a
         notification each.
         """
-        await be_idle(conn, self._priorities)
+        if self._presence is None:
+            await be_idle(conn, self._priorities)
+        else:
+            await self._presence.be_idle()
         self._is_idle = True
         pause = ECHO
         while not self._is_stopped:
@@ -183,7 +190,10 @@ class Claimer:
             else:
                 pause *= 2
         self._is_idle = False
-        await be_busy(conn, self._priorities)
+        if self._presence is None:
+            await be_busy(conn, self._priorities)
+        else:
+            self._presence.be_busy()
 
     async def _wait_for_wake(self, seconds: float) -> bool:
         try:

@@ -1,6 +1,7 @@
 """A connection that one loop of the worker owns, and opens anew when it is lost."""
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,32 +16,40 @@ LONGEST_PAUSE: Final = 2.0
 SLACK: Final = 3.0
 """Seconds by which Postgres's own limit of a statement comes before ours."""
 
-# The worker's statements have one good plan each. Planned anew for each batch, they cost 1 µs a task more; compiled,
-# because a plan for any limit looks expensive in a long queue, they would cost as much as a thousand tasks.
 # By an index, tasks are locked in the order of ids, as everybody does who locks several. A scan of a small table has
 # another order, and two who lock the same tasks could wait for each other.
-# A session whose worker was cut off in the middle of a transaction would keep its rows locked for hours.
-SETTINGS: Final = """
-SELECT set_config('statement_timeout', %(statement_timeout)s, false),
-       set_config('lock_timeout', '5s', false),
-       set_config('idle_in_transaction_session_timeout', %(statement_timeout)s, false),
-       set_config('tcp_keepalives_idle', '5', false),
-       set_config('tcp_keepalives_interval', '2', false),
-       set_config('tcp_keepalives_count', '3', false),
-       set_config('plan_cache_mode', 'force_generic_plan', false),
-       set_config('enable_seqscan', 'off', false),
-       set_config('enable_bitmapscan', 'off', false),
-       set_config('jit', 'off', false)
-"""
+LIMITS: Final = {"lock_timeout": "5s", "jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"}
+
+# The worker's statements have one good plan each. Planned anew for each batch, they cost 1 µs a task more; compiled,
+# because a plan for any limit looks expensive in a long queue, they would cost as much as a thousand tasks.
+# The keepalives are Postgres's: it shall notice soon that a worker was cut off.
+OWN_SESSION: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+"""What makes sense for a session of one's own only."""
 
 
 class Link:
-    """One connection at a time, in autocommit mode. *purpose* names it in pg_stat_activity and in the log."""
+    """One connection at a time, in autocommit mode. *purpose* names it in pg_stat_activity and in the log.
 
-    def __init__(self, dsn: str, purpose: str, *, statement_timeout: float) -> None:
-        self._dsn = dsn
+    *statement_timeout* is in seconds; *pooled* is as in Database.is_pooled.
+    """
+
+    def __init__(self, dsn: str, purpose: str, *, statement_timeout: float, pooled: bool = False) -> None:
+        milliseconds = str(int(statement_timeout * 1000))
+        settings = {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": milliseconds, **LIMITS}
+        self._connect = partial(
+            connect,
+            dsn,
+            purpose,
+            patience=statement_timeout + SLACK,
+            settings=settings if pooled else settings | OWN_SESSION,
+            pooled=pooled,
+        )
         self._purpose = purpose
-        self._statement_timeout = statement_timeout
         self._conn: Connection | None = None
         self._pause = 0.0
 
@@ -48,9 +57,7 @@ class Link:
         """The open connection, or a new one, however long Postgres is away."""
         while self._conn is None:
             try:
-                self._conn = await connect(self._dsn, self._purpose, patience=self._statement_timeout + SLACK)
-                milliseconds = str(int(self._statement_timeout * 1000))
-                await self._conn.execute(SETTINGS, {"statement_timeout": milliseconds})
+                self._conn = await self._connect()
             except TROUBLE as error:
                 await self.lost(error)
         return self._conn

@@ -3,6 +3,7 @@
 A thread of its own beats and listens, so that a handler that blocks the event loop does not make its worker look gone.
 """
 
+import asyncio
 import os
 import select
 import socket
@@ -10,49 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Any, Final
 
-import psycopg
 import structlog
-from msgspec import Struct
-from psycopg.rows import TupleRow
 
-from taskflow.database import TROUBLE, with_defaults
-from taskflow.errors import PresenceLost, WorkerIdTaken
+from taskflow.database import TROUBLE
+from taskflow.errors import PresenceLost
 from taskflow.logs import without_detail
 from taskflow.model import Priority
+from taskflow.queue.claim import BE_BUSY, BE_IDLE
+from taskflow.worker.names import BeatenName, LockedName, Name, Registration
+from taskflow.worker.session import Session
 
 log = structlog.get_logger(__name__)
-
-
-class Session(psycopg.Connection[TupleRow]):
-    """A connection on which psycopg.OperationalError is raised if no answer comes within ``patience`` seconds."""
-
-    patience: float | None = None
-
-    def wait(self, *arguments: Any, **options: Any) -> Any:
-        """Every statement passes here."""
-        return super().wait(*arguments, **{"timeout": self.patience, **options})
-
-
-TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('taskflow.worker:' || %(name)s, 0))"
-
-HOLDER = """
-SELECT host, pid, started_at FROM taskflow.workers
-WHERE name = %(name)s AND stopped_at IS NULL
-ORDER BY id DESC LIMIT 1
-"""
-
-# Whoever holds the name's lock knows that the former holders of the name are gone.
-TAKE_OVER = "UPDATE taskflow.workers SET stopped_at = now() WHERE name = %(name)s AND stopped_at IS NULL RETURNING id"
-
-REGISTER = """
-INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency)
-VALUES (%(name)s, %(host)s, %(pid)s, %(version)s, %(priorities)s::taskflow.priority[], %(concurrency)s)
-RETURNING id
-"""
 
 # A heartbeat waits neither for the disk nor for a standby: a server that forgets one will have the next.
 BEAT = """
@@ -63,20 +35,12 @@ RETURNING date_part('epoch', clock_timestamp()), draining_at IS NOT NULL
 
 LEAVE = "UPDATE taskflow.workers SET stopped_at = now() WHERE id = %(id)s AND stopped_at IS NULL"
 
-NAME_PATIENCE: Final = 1.0
-"""Seconds in which the session of a worker that was just killed may still hold its name."""
-
-
-class Registration(Struct, frozen=True):
-    """This worker's row, and the rows of former workers of its name, whose tasks are to be rescued."""
-
-    worker: int
-    former: list[int]
-
 
 class Presence:
     """Holds a worker's name and row. *on_wake* is called, in the presence's thread, for each wake-up, and after each
     reconnection; *on_lost* once, if the others took this worker for gone; *on_drain* at each beat, once it shall stop.
+
+    *pooled*: there is only a pooler in transaction mode, so nothing wakes this worker.
     """
 
     def __init__(
@@ -87,31 +51,38 @@ class Presence:
         concurrency: int,
         *,
         lease: float,
+        pooled: bool = False,
         on_wake: Callable[[str], None],
         on_lost: Callable[[PresenceLost], None],
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._dsn = dsn
         self._name = name
-        self._row = {
+        self._pooled = pooled
+        self._priorities = {"priorities": [priority.value for priority in priorities]}
+        row = self._priorities | {
             "name": name,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": version("taskflow-pg"),
-            "priorities": [priority.value for priority in priorities],
             "concurrency": concurrency,
         }
+        self._own_name: Name = BeatenName(row, lease) if pooled else LockedName(row)
         self._lease = lease
         self._beat = lease / 5
         self._on_wake = on_wake
         self._on_lost = on_lost
         self._on_drain = on_drain
         self._registration: Future[Registration] = Future()
-        self._stop_read, self._stop_write = os.pipe()
+        self._told_read, self._told_write = os.pipe()
+        os.set_blocking(self._told_write, False)
+        self._stopping = threading.Event()
+        self._idle_wanted = False
+        self._is_idle = False
+        self._idle_asked: list[Future[None]] = []
         self._last_beat = 0.0
         self._beaten_at = 0.0
         self._steady_since = float("-inf")
-        self._holds_name = False
         self.clock_ahead = 0.0
         """Seconds by which Postgres' clock is ahead of ours, give or take a round trip."""
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
@@ -123,10 +94,35 @@ class Presence:
 
     def stop(self) -> None:
         """Mark this worker as stopped and free its name. Blocks for one statement."""
-        os.write(self._stop_write, b"x")
+        self._stopping.set()
+        self._tell()
         self._thread.join()
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        os.close(self._told_read)
+        os.close(self._told_write)
+
+    async def be_idle(self) -> None:
+        """Ask, on this session, for notifications of new tasks, until ``be_busy``.
+
+        Returns when they are sure to come, or the session is not there for the moment; it asks again when it is back.
+        """
+        if self._pooled:
+            return
+        self._idle_wanted = True
+        if self.is_fresh:
+            asked = Future[None]()
+            self._idle_asked.append(asked)
+            self._tell()
+            await asyncio.wait([asyncio.wrap_future(asked)], timeout=self._beat)
+
+    def be_busy(self) -> None:
+        """Take ``be_idle`` back, soon."""
+        if self._idle_wanted:
+            self._idle_wanted = False
+            self._tell()
+
+    def _tell(self) -> None:
+        with suppress(BlockingIOError):  # enough was told before
+            os.write(self._told_write, b"x")
 
     @property
     def is_fresh(self) -> bool:
@@ -145,7 +141,7 @@ class Presence:
         conn: Session | None = None
         try:
             conn = self._connect()
-            registration = self._register(conn)
+            registration = self._own_name.register(conn)
         except BaseException as error:  # noqa: BLE001 – it is raised where the registration is awaited
             if conn is not None:
                 conn.close()
@@ -156,7 +152,7 @@ class Presence:
         while True:
             try:
                 self._listen(conn, registration.worker)
-                conn.execute(LEAVE, {"id": registration.worker})
+                conn.run(LEAVE, {"id": registration.worker})
                 return
             except PresenceLost as lost:
                 self._on_lost(lost)
@@ -169,57 +165,40 @@ class Presence:
                 return
             finally:
                 conn.close()
+                self._is_idle = False
             again = self._reconnect()
             if again is None:
                 return
             conn = again
 
     def _connect(self) -> Session:
-        conn = Session.connect(with_defaults(self._dsn, f"taskflow worker {self._name}"), autocommit=True)
-        conn.patience = self._beat + 1
+        # A statement that hangs shall not pass for a heartbeat.
+        return Session.open(self._dsn, f"taskflow worker {self._name}", limit=self._beat, pooled=self._pooled)
+
+    def _settle(self, conn: Session) -> None:
+        """Be idle or busy, as was wanted last."""
+        asked, self._idle_asked = self._idle_asked, []  # before it is looked what is wanted
+        wanted = self._idle_wanted
         try:
-            conn.execute("LISTEN taskflow")
-            # A statement that hangs shall not pass for a heartbeat; a server that lost us shall free the name soon.
-            conn.execute("SELECT set_config('statement_timeout', %s, false)", [str(int(self._beat * 1000))])
-            for setting, value in (("idle", 5), ("interval", 2), ("count", 3)):
-                conn.execute("SELECT set_config('tcp_keepalives_' || %s, %s, false)", [setting, str(value)])
-        except BaseException:
-            conn.close()
-            raise
-        return conn
-
-    def _register(self, conn: Session) -> Registration:
-        deadline = time.monotonic() + NAME_PATIENCE
-        while not self._take_name(conn):
-            if time.monotonic() > deadline:
-                raise self._taken(conn)
-            time.sleep(0.05)
-        former = [id for (id,) in conn.execute(TAKE_OVER, self._row)]
-        (worker,) = conn.execute(REGISTER, self._row).fetchone() or (0,)
-        return Registration(worker, former)
-
-    def _take_name(self, conn: Session) -> bool:
-        row = conn.execute(TAKE_NAME, self._row).fetchone()
-        self._holds_name = row is not None and row[0]
-        return self._holds_name
-
-    def _taken(self, conn: Session) -> WorkerIdTaken:
-        holder = conn.execute(HOLDER, self._row).fetchone()
-        # The holder has the name for an instant before it has a row.
-        host, pid, since = holder or ("a host that registers just now", 0, datetime.now(UTC))
-        return WorkerIdTaken(self._name, host, pid, since)
+            if wanted != self._is_idle:
+                conn.execute(BE_IDLE if wanted else BE_BUSY, self._priorities)
+                self._is_idle = wanted
+        finally:
+            for one in asked:
+                if one.set_running_or_notify_cancel():
+                    one.set_result(None)
 
     def _listen(self, conn: Session, worker: int) -> None:
         """Beat and pass on wake-ups until told to stop; raises PresenceLost, or one of AWAY."""
         next_beat = 0.0
         waits = select.poll()  # select.select knows no descriptor beyond 1023
         waits.register(conn.fileno(), select.POLLIN)
-        waits.register(self._stop_read, select.POLLIN)
+        waits.register(self._told_read, select.POLLIN)
         while True:
+            self._settle(conn)
             if (now := time.monotonic()) >= next_beat:
-                if not self._holds_name:
-                    self._take_name(conn)
-                row = conn.execute(BEAT, {"id": worker}).fetchone()
+                self._own_name.hold(conn)
+                row = conn.run(BEAT, {"id": worker}).fetchone()
                 if row is None:
                     raise PresenceLost(
                         self._name, f"it was silent for so long that it was taken for gone (row {worker})"
@@ -234,23 +213,25 @@ class Presence:
             for notify in conn.notifies(timeout=0):
                 self._on_wake(notify.payload)
             ready = waits.poll(1000 * max(next_beat - time.monotonic(), 0.0))
-            if self._stop_read in dict(ready):
-                return
+            if self._told_read in dict(ready):
+                os.read(self._told_read, 1000)
+                if self._stopping.is_set():
+                    return
 
     def _reconnect(self) -> Session | None:
         """A new session, however long it takes; None if told to stop meanwhile."""
         pause = 0.05
-        stop = select.poll()
-        stop.register(self._stop_read, select.POLLIN)
-        while not stop.poll(1000 * pause):
+        while not self._stopping.wait(pause):
+            conn = None
             try:
                 conn = self._connect()
+                self._settle(conn)
             except TROUBLE:
+                if conn is not None:
+                    conn.close()
                 pause = min(2 * pause, 1.0)
                 continue
-            # The server may still keep the name for our old session, so each beat tries to take it. If another worker
-            # has it, it has also ended our row, and the beat tells.
-            self._holds_name = False
+            self._own_name.lose()
             log.info("presence.restored", worker=self._name)
             self._on_wake("")
             return conn

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from taskflow import __version__, metrics
-from taskflow.database import Connection
+from taskflow.database import Connection, Database
 from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
 from taskflow.model import Priority, Retention
@@ -27,7 +27,8 @@ from taskflow.worker.gatekeeper import Gatekeeper
 from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
 from taskflow.worker.meter import Meter
-from taskflow.worker.presence import Presence, Registration
+from taskflow.worker.names import Registration
+from taskflow.worker.presence import Presence
 from taskflow.worker.pruner import Pruner
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
@@ -60,7 +61,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     retention: Retention = Retention()
 
 
-async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
+async def run(options: WorkerOptions, registry: Registry, database: Database) -> int:
     """Run a worker until SIGTERM, SIGINT or a drain; its exit status: 0, or 1 if the others took it for gone.
 
     A second signal ends the process at once. Raises WorkerIdTaken if the name is held by a live worker.
@@ -82,21 +83,24 @@ async def run(options: WorkerOptions, registry: Registry, dsn: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop)
     presence = Presence(
-        dsn,
+        database.sessions or database.dsn,
         options.name,
         options.priorities,
         options.concurrency,
         lease=options.lease,
+        pooled=database.sessions is None,
         on_wake=ring,
         on_lost=on_lost,
         on_drain=drain,
     )
+    if database.sessions is None:
+        log.warning("worker.sessionless", worker=options.name, poll=options.poll, note="nothing wakes it: it polls")
     registration = await asyncio.wrap_future(presence.start())
     log.info(
         "worker.started", worker=options.name, priorities=list(options.priorities), concurrency=options.concurrency
     )
     try:
-        all_ended = await _work(options, registry, dsn, presence, registration, stop, bell)
+        all_ended = await _work(options, registry, database, presence, registration, stop, bell)
     finally:
         await asyncio.to_thread(presence.stop)
     status = 1 if lost else 0
@@ -145,7 +149,7 @@ def _health(
 async def _work(
     options: WorkerOptions,
     registry: Registry,
-    dsn: str,
+    database: Database,
     presence: Presence,
     registration: Registration,
     stop: asyncio.Event,
@@ -153,11 +157,11 @@ async def _work(
 ) -> bool:
     """Claim and run until *stop*, then end what runs; whether every handler has ended."""
     async with (
-        _link(dsn, options, "claim") as claims,
-        _link(dsn, options, "finish") as finishes,
-        _link(dsn, options, "maintain") as maintains,
-        _link(dsn, options, "gates") as gates,
-        _link(dsn, options, "prune") as prunes,
+        _link(database, options, "claim") as claims,
+        _link(database, options, "finish") as finishes,
+        _link(database, options, "maintain") as maintains,
+        _link(database, options, "gates") as gates,
+        _link(database, options, "prune") as prunes,
     ):
         worker = registration.worker
         pruner = Pruner(prunes, options.retention)
@@ -178,6 +182,7 @@ async def _work(
             on_claim=None if meter is None else meter.claimed,
             policy=lambda: gatekeeper.policy,
             follow_up=teller.tell,
+            presence=presence if database.is_pooled else None,
         )
         cancellations = Cancellations(worker, slots)
         bell.on("cancel", cancellations.hear)
@@ -193,7 +198,7 @@ async def _work(
             asyncio.create_task(finisher.run()),
             asyncio.create_task(gatekeeper.run()),
             asyncio.create_task(do_chores(maintains, chores, stop)),
-            asyncio.create_task(cancellations.look_when_told(dsn, options.name)),
+            asyncio.create_task(cancellations.look_when_told(database, options.name)),
             asyncio.create_task(_sweep(slots)),
             asyncio.create_task(pruner.run()),
         ]
@@ -214,8 +219,9 @@ async def _work(
 
 
 @asynccontextmanager
-async def _link(dsn: str, options: WorkerOptions, purpose: str) -> AsyncGenerator[Link]:
-    link = Link(dsn, f"taskflow {purpose} {options.name}", statement_timeout=STATEMENT_SECONDS)
+async def _link(database: Database, options: WorkerOptions, purpose: str) -> AsyncGenerator[Link]:
+    purpose = f"taskflow {purpose} {options.name}"
+    link = Link(database.dsn, purpose, statement_timeout=STATEMENT_SECONDS, pooled=database.is_pooled)
     try:
         yield link
     finally:
