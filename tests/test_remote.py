@@ -129,6 +129,28 @@ async def test_a_claim_waits_for_a_task(client: httpx.AsyncClient, me: str, make
     assert (await ok(client.post(f"{me}/claims", json={"wait": 0.01})))["tasks"] == []
 
 
+async def test_it_claims_nothing_that_is_paused(
+    client: httpx.AsyncClient, me: str, make_task: MakeTask, conn: Connection
+):
+    await make_task(priority="high")
+    other = await make_task(priority="low", type="report")
+    await conn.execute("SELECT taskflow.pause('high'), taskflow.pause_type('send_email')")
+    try:
+        await make_task(priority="low")
+        claims = await ok(client.post(f"{me}/claims", json={"limit": 5}))
+        assert [task["id"] for task in claims["tasks"]] == [other]
+    finally:
+        await conn.execute("SELECT taskflow.resume('high'), taskflow.resume_type('send_email')")
+
+
+async def test_its_results_open_gates_at_once(client: httpx.AsyncClient, me: str, conn: Connection):
+    first = await ask(conn, "SELECT taskflow.enqueue('send_email', order_key => 'k', priority => 'low')")
+    await conn.execute("SELECT taskflow.admit('{order:k}', 10)")
+    await ok(client.post(f"{me}/claims", json={"limit": 1}))
+    await ok(client.post(f"{me}/results", json={"results": [{"id": first, "attempt": 1, "outcome": "succeeded"}]}))
+    assert await ask(conn, "SELECT count(*) FROM taskflow.holds WHERE task_id = %s", first) == 0
+
+
 async def test_a_name_is_one_live_workers(client: httpx.AsyncClient, me: str, conn: Connection):
     refused = await client.post("/workers", json=ME)
     assert is_problem(refused, 409, "name")

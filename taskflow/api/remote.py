@@ -21,11 +21,14 @@ from taskflow.api.media import media_type
 from taskflow.api.problems import SlowBody, UnsupportedMediaType, WorkerNotFound, documented
 from taskflow.api.services import ApiRequest, Services, services
 from taskflow.api.workers import WorkerId, read_worker_id, wrong_worker_id
+from taskflow.database import Connection
 from taskflow.errors import InvalidTask, WorkerIdTaken
 from taskflow.model import ClaimedTask, Failed, Outcome, Priority, Released, Retry, Succeeded
 from taskflow.queue import workers
 from taskflow.queue.claim import claim
 from taskflow.queue.finish import release
+from taskflow.queue.gates import settle
+from taskflow.queue.policy import find_policy
 from taskflow.queue.record import Ended, record
 from taskflow.retry import Backoff
 from taskflow.scopes import Scope
@@ -219,7 +222,7 @@ async def claim_tasks(request: ApiRequest, id: WorkerId) -> Claims:
             beaten = await workers.beat(conn, worker)
             if beaten is None:
                 raise WorkerNotFound
-            tasks = [] if beaten.is_draining else await claim(conn, worker, beaten.priorities, asked.limit)
+            tasks = [] if beaten.is_draining else await _claim_allowed(conn, worker, beaten.priorities, asked.limit)
         if tasks or beaten.is_draining or time.monotonic() + LOOK_AGAIN > until:
             return Claims([_told(task, given) for task in tasks], beaten.is_draining)
         await asyncio.sleep(LOOK_AGAIN)
@@ -285,8 +288,17 @@ async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
         ended = [_ended(result, *left[result.id][1:], given) for result in results if result.id in left]
         recorded = set[int]()
         await record(conn, worker, ended, recorded)
+        await settle(conn, sorted(recorded))
     lost = [result.id for result in results if result.id not in recorded]
     return Recorded(sorted(recorded), lost)
+
+
+async def _claim_allowed(
+    conn: Connection, worker: int, priorities: Sequence[Priority], limit: int
+) -> list[ClaimedTask]:
+    """Claim what is neither paused nor about to be limited."""
+    policy = await find_policy(conn)
+    return await claim(conn, worker, policy.active(priorities), limit, excluded=policy.excluded)
 
 
 def _check(results: Sequence[Result], depth: int) -> None:

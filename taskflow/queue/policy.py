@@ -1,6 +1,6 @@
 """Policy: limits and pauses, in force for the whole fleet within a second."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -15,6 +15,12 @@ class Policy(Struct, frozen=True):
     excluded: tuple[str, ...] = ()  # task types that are paused, or limited and not adopted yet
     paused: frozenset[Priority] = frozenset()
     is_adopted: bool = True
+
+    def active(self, priorities: Sequence[Priority]) -> Sequence[Priority]:
+        """Those of *priorities* that are not paused."""
+        if not self.paused:
+            return priorities
+        return [priority for priority in priorities if priority not in self.paused]
 
 
 POLICY = """

@@ -142,7 +142,7 @@ class Claimer:
         policy = self._policy()
         self._is_claiming = True
         try:
-            tasks = await claim(conn, self._worker, self._active(policy), wanted, marks, policy.excluded)
+            tasks = await claim(conn, self._worker, policy.active(self._priorities), wanted, marks, policy.excluded)
             try:
                 if tasks and self._follow_up is not None:
                     await self._follow_up(conn, [task.id for task in tasks])
@@ -157,11 +157,6 @@ class Claimer:
         self._watermark.looked(full, marks, began, now)
         self._next_look = now + PACE * min(len(tasks), 3) if len(tasks) < wanted else now
         return len(tasks)
-
-    def _active(self, policy: Policy) -> Sequence[Priority]:
-        if not policy.paused:
-            return self._priorities
-        return [priority for priority in self._priorities if priority not in policy.paused]
 
     async def _idle(self, conn: Connection) -> None:
         """Ask to be woken and look again and again, ever more rarely, until there is work for more than one slot.
@@ -183,7 +178,7 @@ class Claimer:
             if found:
                 pause = ECHO
                 continue
-            due = await seconds_until_due(conn, self._active(self._policy()))
+            due = await seconds_until_due(conn, self._policy().active(self._priorities))
             pause = min(pause, self._poll)
             if await self._wait_for_wake(pause if due is None else min(pause, max(due, 0.0))):
                 pause = ECHO

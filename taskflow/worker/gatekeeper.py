@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from psycopg.errors import LockNotAvailable
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import TROUBLE, Connection
 from taskflow.queue.age import age
 from taskflow.queue.gates import admit, adopt, find_gates, find_left_over, find_newcomers, settle
 from taskflow.queue.policy import Policy, declare_limits, find_policy
@@ -101,7 +101,7 @@ class Gatekeeper:
             try:
                 pause = await self._step(conn)
                 self._link.works()
-            except AWAY as error:
+            except TROUBLE as error:
                 await self._link.lost(error)
                 continue
             if pause:

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from taskflow.database import AWAY, Connection
+from taskflow.database import TROUBLE, Connection
 from taskflow.model import Retention
 from taskflow.queue.prune import prune, prune_workers, put_off_turn, take_turn
 from taskflow.worker.chores import Chore
@@ -45,7 +45,7 @@ class Pruner:
             conn = await self._link.get()
             try:
                 deleted = await prune_all(conn, self._retention)
-            except AWAY as error:
+            except TROUBLE as error:
                 await self._link.lost(error)
             else:
                 self._link.works()
