@@ -188,11 +188,11 @@ async def _work(
         bell.on("cancel", cancellations.hear)
         bell.on("gate", gatekeeper.hear)
         chores = [
+            Chore(LOOK_SECONDS, gatekeeper.look),  # first, for the first claim waits for it
             _rescue(options, presence, registration, Strays(worker, slots, finisher)),
             Chore(options.lease / 5, cancellations.look),
             *ticks(registry.schedules()),
             *([pruner.chore] if options.retention.ages else []),
-            Chore(LOOK_SECONDS, gatekeeper.look),
         ]
         jobs = [
             asyncio.create_task(finisher.run()),
