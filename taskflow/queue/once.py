@@ -44,6 +44,6 @@ PRUNE_KEYS = "SELECT taskflow.prune_keys(%(limit)s::integer)"
 
 
 async def prune_keys(conn: Connection, limit: int = 1_000) -> int:
-    """Forget at most *limit* keys that are older than a day; how many it were. Retention calls this now and then."""
+    """Forget at most *limit* keys that are older than a day; how many it were."""
     ((count,),) = await (await conn.execute(PRUNE_KEYS, {"limit": limit})).fetchall()
     return count

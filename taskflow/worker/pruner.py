@@ -8,6 +8,7 @@ import structlog
 
 from taskflow.database import TROUBLE, Connection
 from taskflow.model import Retention
+from taskflow.queue.once import prune_keys
 from taskflow.queue.prune import prune, prune_workers, put_off_turn, take_turn
 from taskflow.worker.chores import Chore
 from taskflow.worker.link import Link
@@ -17,6 +18,9 @@ log = structlog.get_logger(__name__)
 CHORE: Final = "prune"
 TURN: Final = 60.0
 """Seconds from one pass to the next, at least; and in which a worker that died in a pass is replaced."""
+
+KEYS: Final = 1000
+"""Of requests, forgotten in one statement."""
 
 SHARE: Final = 4
 """Deleting takes one part in so many of the time of a pass."""
@@ -56,7 +60,10 @@ class Pruner:
 
 
 async def prune_all(conn: Connection, retention: Retention) -> int:
-    """One pass over all that is older than *retention* says; how many tasks were deleted."""
+    """One pass over all that is older than *retention* says, and over the keys of yesterday's requests.
+
+    How many tasks were deleted.
+    """
     began = renewed = time.monotonic()
     deleted, worked = 0, 0.0
     for status, age in retention.ages.items():
@@ -71,6 +78,8 @@ async def prune_all(conn: Connection, retention: Retention) -> int:
             if time.monotonic() - renewed > TURN / 4:
                 renewed = time.monotonic()
                 await put_off_turn(conn, CHORE, TURN)
+    while await prune_keys(conn, KEYS) == KEYS:
+        await put_off_turn(conn, CHORE, TURN)
     await prune_workers(conn)
     await put_off_turn(conn, CHORE, max(TURN, WALK_SHARE * worked))
     log.debug("prune.passed", tasks=deleted, seconds=round(time.monotonic() - began, 3))

@@ -192,7 +192,7 @@ async def _work(
             _rescue(options, presence, registration, Strays(worker, slots, finisher)),
             Chore(options.lease / 5, cancellations.look),
             *ticks(registry.schedules()),
-            *([pruner.chore] if options.retention.ages else []),
+            pruner.chore,
         ]
         jobs = [
             asyncio.create_task(finisher.run()),
