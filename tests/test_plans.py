@@ -1,5 +1,6 @@
 """The plans of the hot statements hold at size, with statistics that are stale and fresh, generic and custom."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -85,7 +86,7 @@ async def test_a_finish_looks_tasks_up_by_their_ids(big: Connection, fresh: bool
     given = {"worker": 1, "attempt": 1, "ids": ids, "attempts": attempts}
     statements: list[tuple[str, dict[str, Any]]] = [
         (finish.SUCCEED, given),
-        (finish.SUCCEED_WITH_RESULTS, given | {"results": ["1"] * len(ids)}),
+        (finish.SUCCEED_WITH_RESULTS, given | {"results": json.dumps(ids)}),
         (finish.FAIL, given | {"errors": ["boom"] * len(ids)}),
         (finish.RETRY, given | {"errors": ["boom"] * len(ids), "delays": ["1 s"] * len(ids)}),
         (finish.RELEASE, given),

@@ -26,13 +26,13 @@ async def succeed(conn: Connection, worker: int, attempt: int, ids: Sequence[int
     return {id for (id,) in await cursor.fetchall()}
 
 
-# The array beside the join keeps the planner on the primary key whatever it makes of unnest.
+# Each id's place in the array is looked up, for a join of the arrays takes three to ten times as long.
 SUCCEED_WITH_RESULTS = """
 UPDATE taskflow.tasks AS task
-SET status = 'succeeded', finished_at = now(), updated_at = now(), error = NULL, result = given.result
-FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(results)s::jsonb[]) AS given (id, attempt, result)
+SET status = 'succeeded', finished_at = now(), updated_at = now(), error = NULL,
+    result = %(results)s::jsonb -> (array_position(%(ids)s::bigint[], task.id) - 1)
 WHERE task.id = ANY (%(ids)s::bigint[])
-  AND task.id = given.id AND task.attempt = given.attempt
+  AND task.attempt = (%(attempts)s::integer[])[array_position(%(ids)s::bigint[], task.id)]
   AND task.worker_id = %(worker)s AND task.finished_at IS NULL
 RETURNING task.id
 """
@@ -44,11 +44,12 @@ async def succeed_with_results(
     """Record *ids* as succeeded in *attempts* with their *results* (JSON)."""
     cursor = await conn.execute(
         SUCCEED_WITH_RESULTS,
-        {"worker": worker, "ids": list(ids), "attempts": list(attempts), "results": list(results)},
+        {"worker": worker, "ids": array(ids), "attempts": array(attempts), "results": f"[{','.join(results)}]"},
     )
     return {id for (id,) in await cursor.fetchall()}
 
 
+# The array beside the join keeps the planner on the primary key whatever it makes of unnest.
 FAIL = """
 UPDATE taskflow.tasks AS task
 SET status = 'failed', finished_at = now(), updated_at = now(), error = given.error

@@ -159,7 +159,8 @@ def encode_result(result: object) -> bytes | None:
     """*result* as JSON, or None, with a line in the log, if it cannot be kept."""
     try:
         encoded = msgspec.json.encode(result)
-        encoded.decode()  # a msgspec.Raw may hold any bytes
+        encoded.decode()
+        msgspec.json.decode(encoded, type=msgspec.Raw)  # a msgspec.Raw may hold any bytes, and results share a document
     except BaseException as error:  # noqa: BLE001 – the user's own types may raise anything
         log.warning("result.dropped", reason=f"it cannot be written as JSON: {_message(error)}")
         return None
