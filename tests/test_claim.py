@@ -216,7 +216,7 @@ async def test_the_next_task_that_is_not_due_yet_tells_how_long_to_sleep(
     conn: Connection, make_task: MakeTask, worker: int
 ):
     assert await seconds_until_due(conn, EVERYDAY) is None
-    await make_task()
+    await make_task(scheduled_at=LONG_AGO)
     assert await seconds_until_due(conn, EVERYDAY) is None
     for priority, minutes in (("low", 60), ("low", 50), ("normal", 70), ("test", 1)):
         soon = await ask(conn, "SELECT now() + make_interval(mins => %s)", minutes)
@@ -230,3 +230,11 @@ async def test_the_next_task_that_is_not_due_yet_tells_how_long_to_sleep(
     assert everyday is not None
     assert 2900 < everyday <= 3000
     assert await seconds_until_due(conn, [HIGH]) is None
+
+
+async def test_a_task_that_becomes_due_between_two_looks_is_told_of(conn: Connection, make_task: MakeTask, worker: int):
+    async with conn.transaction():  # in which now() stands still
+        await make_task(scheduled_at=await ask(conn, "SELECT now() - interval '1 ms'"))
+        due = await seconds_until_due(conn, EVERYDAY)
+    assert due is not None
+    assert due < 0

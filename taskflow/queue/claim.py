@@ -91,7 +91,8 @@ async def claim(
     return [ClaimedTask(*row) for row in rows]
 
 
-# From now on, so that the index entries of what was claimed before are not read.
+# From now on, so that the index entries of what was claimed before are not read; but a task that became due between the
+# look that did not find it and this one must not be missed, for nothing else would tell of it.
 NEXT_DUE = """
 SELECT extract(epoch FROM min(next.scheduled_at) - clock_timestamp())::float8
 FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
@@ -99,7 +100,7 @@ CROSS JOIN LATERAL (
     SELECT later.scheduled_at
     FROM taskflow.tasks AS later
     WHERE later.status = 'queued' AND NOT later.held
-      AND later.priority = wanted.priority AND later.scheduled_at > now()
+      AND later.priority = wanted.priority AND later.scheduled_at > now() - interval '20 ms'
     ORDER BY later.scheduled_at
     LIMIT 1
 ) AS next
