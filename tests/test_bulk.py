@@ -215,7 +215,9 @@ async def test_the_command_lists_shows_cancels_and_retries(
     assert tasks("cancel", str(one), str(two), "--reason", "enough") == "1 task cancelled\n"
     assert (await look(conn, one))["error"] == "enough"
     assert tasks("retry", "--type", "print_letter", "--dry-run") == "1 task would be re-queued\n"
-    assert tasks("retry", "--type", "print_letter") == "1 task re-queued\n"
+    counted = json.loads(tasks("retry", "--type", "print_letter", "--dry-run", "--json"))
+    assert counted == {"action": "retry", "count": 1, "dry_run": True}
+    assert json.loads(tasks("retry", str(two), "--json")) == {"action": "retry", "count": 1, "dry_run": False}
     assert tasks("reprioritise", "--status", "queued", "--to", "low") == "1 task made low\n"
     assert (await look(conn, two))["priority"] == "low"
     assert tasks("delete", "--status", "cancelled") == "1 task deleted\n"

@@ -17,11 +17,13 @@ from taskflow.cli import (
     recovery,
     schedules,
     server,
+    stats,
     tasks,
     token,
     types,
     up,
     worker,
+    workers,
 )
 from taskflow.cli.context import (
     PATIENCE,
@@ -123,6 +125,8 @@ main.add_command(prune.main)
 main.add_command(schedules.main)
 main.add_command(tasks.main)
 main.add_command(types.main)
+main.add_command(workers.main)
+main.add_command(stats.main)
 main.add_command(token.main)
 main.add_command(up.main)
 main.add_command(demo.main)

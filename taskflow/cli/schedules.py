@@ -1,19 +1,17 @@
 """``taskflow schedules``: list schedules, pause, resume and run them."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from taskflow.cli.context import printable, tells_errors, version_option, with_database
+from taskflow.cli.output import as_json, moment, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from taskflow.database import Connection
     from taskflow.schedules import ScheduleView
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("schedules")
@@ -41,7 +39,7 @@ def list_schedules(as_json: bool) -> None:
 
     found = with_database(find)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from rich.console import Console
 
@@ -79,7 +77,7 @@ def resume(name: str, as_json: bool) -> None:
         return await schedules.find_schedule(conn, name)
 
     schedule = with_database(work)
-    _tell(schedule, f"resumed {printable(name)}; its next tick is at {_moment(schedule.next_ticks[0])}", as_json)
+    _tell(schedule, f"resumed {printable(name)}; its next tick is at {moment(schedule.next_ticks[0])}", as_json)
 
 
 @main.command("run-now")
@@ -103,15 +101,9 @@ def run_now(name: str, as_json: bool) -> None:
 
 def _tell(schedule: "ScheduleView", words: str, as_json: bool) -> None:
     if as_json:
-        _print_json(schedule)
+        print_json(schedule)
     else:
         click.echo(words)
-
-
-def _print_json(answer: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(answer)))
 
 
 def _table(found: list["ScheduleView"]) -> "Table":
@@ -122,7 +114,7 @@ def _table(found: list["ScheduleView"]) -> "Table":
     for kept in found:
         rule = kept.rule if kept.time_zone == "UTC" else f"{kept.rule} {kept.time_zone}"
         last = f"{kept.last_task_id} {kept.last_status or 'pruned'}" if kept.last_task_id else ""
-        tick = "" if kept.last_tick is None else _moment(kept.last_tick)
+        tick = "" if kept.last_tick is None else moment(kept.last_tick)
         cells = (kept.name, rule, kept.description, kept.type, tick, last, _next(kept))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
@@ -133,8 +125,4 @@ def _next(kept: "ScheduleView") -> str:
         return f"paused: {kept.pause_reason}" if kept.pause_reason else "paused"
     if not kept.is_kept:
         return "no worker declares it"
-    return _moment(kept.next_ticks[0]) if kept.next_ticks else kept.description
-
-
-def _moment(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    return moment(kept.next_ticks[0]) if kept.next_ticks else kept.description

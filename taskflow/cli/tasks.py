@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import rich_click as click
 
 from taskflow.cli.context import tells_errors, version_option, with_database
+from taskflow.cli.output import as_json, print_json, print_table
 from taskflow.model import Priority, Status
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from taskflow.bulk import Order
     from taskflow.database import Connection
     from taskflow.filters import TaskFilter
@@ -30,7 +29,6 @@ FILTER: Final = (
     click.option("--created-before", metavar="TIME", help="Created earlier."),
 )
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 dry_run = click.option("--dry-run", is_flag=True, help="Count the tasks, and change nothing.")
 ids_argument = click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID]...")
 
@@ -93,7 +91,7 @@ def list_tasks(oldest_first: bool, limit: int, as_json: bool, **given: Any) -> N
     if as_json:
         print_json(tasks)
     else:
-        print_table(COLUMNS, [[_cell(getattr(task, column)) for column in COLUMNS] for task in tasks])
+        print_table(COLUMNS, [[getattr(task, column) for column in COLUMNS] for task in tasks])
 
 
 @main.command("show")
@@ -116,9 +114,9 @@ def show(id: int, as_json: bool) -> None:
         return
     from msgspec.structs import asdict
 
-    print_table(("field", "value"), [[name, _cell(value)] for name, value in asdict(task).items()])
+    print_table(("field", "value"), asdict(task).items())
     columns = ("created_at", "old_status", "new_status", "attempt", "worker", "reason")
-    print_table(columns, [[_cell(getattr(step, column)) for column in columns] for step in history or []])
+    print_table(columns, [[getattr(step, column) for column in columns] for step in history or []])
 
 
 @main.command("cancel")
@@ -126,20 +124,22 @@ def show(id: int, as_json: bool) -> None:
 @filter_options
 @click.option("--reason", help="Kept as the tasks' error.")
 @dry_run
+@as_json
 @tells_errors
-def cancel(ids: tuple[int, ...], reason: str | None, dry_run: bool, **given: Any) -> None:
+def cancel(ids: tuple[int, ...], reason: str | None, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Cancel queued and running tasks: those of the IDs, or those that meet the filter."""
-    change("cancel", "cancelled", ids, given, dry_run, reason=reason)
+    change("cancel", "cancelled", ids, given, dry_run, as_json, reason=reason)
 
 
 @main.command("retry")
 @ids_argument
 @filter_options
 @dry_run
+@as_json
 @tells_errors
-def retry(ids: tuple[int, ...], dry_run: bool, **given: Any) -> None:
+def retry(ids: tuple[int, ...], dry_run: bool, as_json: bool, **given: Any) -> None:
     """Queue failed and cancelled tasks again, with a fresh budget of attempts."""
-    change("retry", "re-queued", ids, given, dry_run)
+    change("retry", "re-queued", ids, given, dry_run, as_json)
 
 
 @main.command("reprioritise")
@@ -147,23 +147,27 @@ def retry(ids: tuple[int, ...], dry_run: bool, **given: Any) -> None:
 @filter_options
 @click.option("--to", "new", required=True, type=click.Choice([priority.value for priority in Priority]))
 @dry_run
+@as_json
 @tells_errors
-def reprioritise(ids: tuple[int, ...], new: str, dry_run: bool, **given: Any) -> None:
+def reprioritise(ids: tuple[int, ...], new: str, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Give queued tasks another priority."""
-    change("reprioritise", f"made {new}", ids, given, dry_run, priority=Priority(new))
+    change("reprioritise", f"made {new}", ids, given, dry_run, as_json, priority=Priority(new))
 
 
 @main.command("delete")
 @ids_argument
 @filter_options
 @dry_run
+@as_json
 @tells_errors
-def delete(ids: tuple[int, ...], dry_run: bool, **given: Any) -> None:
+def delete(ids: tuple[int, ...], dry_run: bool, as_json: bool, **given: Any) -> None:
     """Delete final tasks, with their history."""
-    change("delete", "deleted", ids, given, dry_run)
+    change("delete", "deleted", ids, given, dry_run, as_json)
 
 
-def change(action: str, done: str, ids: tuple[int, ...], given: dict[str, Any], dry_run: bool, **more: Any) -> None:
+def change(
+    action: str, done: str, ids: tuple[int, ...], given: dict[str, Any], dry_run: bool, as_json: bool, **more: Any
+) -> None:
     """Change the tasks *ids*, or those that meet the filter *given*, with a bar on a terminal; say how many it were."""
     if bool(ids) == any(value is not None for value in given.values()):
         raise click.UsageError("give either ids, or a filter such as --status failed", click.get_current_context())
@@ -178,6 +182,9 @@ def change(action: str, done: str, ids: tuple[int, ...], given: dict[str, Any], 
         return await change_ids(conn, order, ids) if ids else await _carry_out(conn, order, dry_run=dry_run)
 
     count = with_database(work)
+    if as_json:
+        print_json({"action": action, "count": count, "dry_run": dry_run})
+        return
     would_be = " would be" if dry_run else ""
     click.echo(f"{count:,} task{'' if count == 1 else 's'}{would_be} {done}")
 
@@ -202,38 +209,3 @@ async def _carry_out(conn: "Connection", order: "Order", *, dry_run: bool) -> in
             bar.update(line, completed=count)
             if (cursor := progress.next) is None:
                 return count
-
-
-def print_json(value: object) -> None:
-    """Print *value* as JSON."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
-def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    """Print a table, as wide as the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(soft_wrap=False).print(table)
-
-
-def _cell(value: object) -> str:
-    from datetime import datetime
-
-    from msgspec import Raw
-
-    if isinstance(value, datetime):
-        return _second(value)
-    return "" if value is None else bytes(value).decode() if isinstance(value, Raw) else str(value)
-
-
-def _second(time: "datetime") -> str:
-    from datetime import UTC
-
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -3,7 +3,7 @@
 import rich_click as click
 
 from taskflow.cli.context import APP_HELP, load_settings, tells_errors, version_option
-from taskflow.cli.tasks import as_json, print_json, print_table
+from taskflow.cli.output import as_json, print_json, print_table
 
 
 @click.command("types")
