@@ -2,12 +2,13 @@
 
 from importlib.metadata import version
 
+from taskflow.context import Context
 from taskflow.errors import Fail, RetryAfter
 from taskflow.model import Limit
-from taskflow.registry import schedule, task
+from taskflow.registry import middleware, schedule, task
 from taskflow.retry import Backoff
 from taskflow.transactions import enqueue
 
-__all__ = ["Backoff", "Fail", "Limit", "RetryAfter", "enqueue", "schedule", "task"]
+__all__ = ["Backoff", "Context", "Fail", "Limit", "RetryAfter", "enqueue", "middleware", "schedule", "task"]
 
 __version__ = version("taskflow-pg")

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
+from taskflow.context import Context, Middleware
 from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidSchedule, InvalidTask, UnknownTaskType
 from taskflow.model import Limit, Missed, NewSchedule, Priority
 from taskflow.recurrence import check_name, parse_rule
@@ -30,6 +31,7 @@ class TaskType(Struct, frozen=True, kw_only=True):
     handler: Handler
     payload_type: Any
     takes_payload: bool
+    takes_context: bool
     is_async: bool
     max_attempts: int
     timeout: float | None
@@ -38,6 +40,7 @@ class TaskType(Struct, frozen=True, kw_only=True):
     no_retry_on: tuple[type[BaseException], ...]
     limit: Limit | None
     decoder: msgspec.json.Decoder[Any]
+    is_plain: bool  # it takes no more than its payload
 
     def decode(self, payload: bytes | str) -> Any:
         """The typed payload; raises msgspec.ValidationError where it does not fit."""
@@ -54,8 +57,10 @@ class TaskType(Struct, frozen=True, kw_only=True):
         """Whether an attempt that ended in such an *error* is tried again."""
         return issubclass(error, self.retry_on) and not issubclass(error, self.no_retry_on)
 
-    def call(self, payload: Any) -> Any:
+    def call(self, payload: Any, context: Context | None = None) -> Any:
         """Call the handler: an awaitable for an async one, the result for a sync one."""
+        if self.takes_context:
+            return self.handler(payload, context)
         return self.handler(payload) if self.takes_payload else self.handler()
 
 
@@ -65,6 +70,7 @@ class Registry:
     def __init__(self) -> None:
         self._types: dict[str, TaskType] = {}
         self._schedules: dict[str, NewSchedule] = {}
+        self.middlewares: list[Middleware] = []
 
     def __iter__(self) -> Iterator[TaskType]:
         return iter(self._types.values())
@@ -96,8 +102,9 @@ class Registry:
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function, sync or async, as the handler of task type *name*.
 
-        The payload's type is the annotation of the function's only parameter, or *payload*: a msgspec Struct, or
-        anything msgspec can decode from a JSON object. A function without parameters ignores its payload.
+        The payload's type is the annotation of the function's first parameter, or *payload*: a msgspec Struct, or
+        anything msgspec can decode from a JSON object. A function without parameters ignores its payload; one with two
+        gets its ``Context`` as well.
         *timeout* is in seconds per attempt. An attempt that ends in an error of *retry_on*, but none of *no_retry_on*,
         is tried again after the *backoff*; one that runs into its time limit ends in TimeoutError. *limit* holds for
         all workers together. *schedule* is the rule of a schedule of this name, with an empty payload. Raises
@@ -111,12 +118,14 @@ class Registry:
         def register(function: Handler) -> Handler:
             if (other := self._types.get(name)) is not None:
                 raise DuplicateTaskType(name, _where(other.handler), _where(function))
-            takes_payload, payload_type = _payload_of(function, payload)
+            parameters, payload_type = _payload_of(function, payload)
             self._types[name] = TaskType(
                 name=name,
                 handler=function,
                 payload_type=payload_type,
-                takes_payload=takes_payload,
+                takes_payload=parameters > 0,
+                takes_context=parameters == 2,
+                is_plain=parameters < 2,
                 is_async=inspect.iscoroutinefunction(function),
                 max_attempts=max_attempts,
                 timeout=timeout,
@@ -131,6 +140,17 @@ class Registry:
             return function
 
         return register
+
+    def middleware(self, function: Middleware) -> Middleware:
+        """Have *function* called around each call of a handler, within those that were registered before it.
+
+        It is awaited with the attempt's ``Context`` and ``call_next``, and answers the result; what it raises is what
+        the handler raised, as far as the attempt is concerned.
+        """
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"{_where(function)} must be an async function of (context, call_next)")
+        self.middlewares.append(function)
+        return function
 
     def schedule(
         self,
@@ -207,20 +227,19 @@ def _classes(errors: Errors) -> tuple[type[BaseException], ...]:
     return (errors,) if isinstance(errors, type) else tuple(errors)
 
 
-def _payload_of(function: Handler, given: Any) -> tuple[bool, Any]:
-    """Whether *function* takes a payload, and of which type."""
+def _payload_of(function: Handler, given: Any) -> tuple[int, Any]:
+    """How many of payload and context *function* takes, and the payload's type."""
     parameters = list(inspect.signature(function).parameters.values())
     required = [
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
-    if len(required) > 1:
-        raise TypeError(f"{_where(function)} must take one parameter, the payload; it takes {len(required)}")
-    if given is not None:
-        return bool(required), given
     if not required:
-        return False, dict[str, Any]
+        return 0, dict[str, Any] if given is None else given
     hints = get_type_hints(function, include_extras=True)
-    return True, hints.get(required[0].name, dict[str, Any])
+    payload_type, *others = (hints.get(p.name) for p in required)
+    if payload_type is Context or len(others) > 1 or (others and others[0] not in (Context, None)):
+        raise TypeError(f"{_where(function)} must take the payload, or the payload and its taskflow.Context")
+    return len(required), given or payload_type or dict[str, Any]
 
 
 def _fault(error: Exception) -> tuple[str, str]:
@@ -233,6 +252,7 @@ registry = Registry()
 """Where ``@task`` registers."""
 
 task = registry.task
+middleware = registry.middleware
 schedule = registry.schedule
 
 

@@ -90,12 +90,24 @@ def test_a_string_annotation_is_resolved(registry: Registry):
     assert later(Email("a")) is None
 
 
-def test_two_required_parameters_are_refused(registry: Registry):
-    def two(payload: Email, other: int) -> None: ...
+def test_a_second_parameter_is_the_context_or_refused(registry: Registry):
+    def contextual(payload: Email, context: taskflow.Context) -> None: ...
 
-    with pytest.raises(TypeError, match="two must take one parameter, the payload; it takes 2"):
-        registry.task("two")(two)
-    assert "two" not in registry
+    def other(payload: Email, other: int) -> None: ...
+
+    def swapped(context: taskflow.Context, payload: Email) -> None: ...
+
+    def three(payload: Email, context: taskflow.Context, more: Any) -> None: ...
+
+    registry.task("contextual")(contextual)
+    assert (registered(registry, "contextual").payload_type, registered(registry, "contextual").takes_context) == (
+        Email,
+        True,
+    )
+    for handler in (other, swapped, three):
+        with pytest.raises(TypeError, match=f"{handler.__name__} must take the payload, or the payload and its"):
+            registry.task("refused")(handler)
+    assert "refused" not in registry
 
 
 def test_options_have_defaults_and_are_kept(registry: Registry):
@@ -256,5 +268,15 @@ def test_a_module_that_is_not_there_is_told(app: Path):
 
 
 def test_the_public_names_are_few():
-    assert taskflow.__all__ == ["Backoff", "Fail", "Limit", "RetryAfter", "enqueue", "schedule", "task"]
+    assert taskflow.__all__ == [
+        "Backoff",
+        "Context",
+        "Fail",
+        "Limit",
+        "RetryAfter",
+        "enqueue",
+        "middleware",
+        "schedule",
+        "task",
+    ]
     assert taskflow.task == global_registry.task

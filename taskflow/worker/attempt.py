@@ -8,18 +8,22 @@ from concurrent.futures import Executor
 from contextvars import copy_context
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 from msgspec import Struct
 
+from taskflow.context import Context
 from taskflow.errors import Fail, RetryAfter
 from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
 from taskflow.retry import Backoff
 from taskflow.storable import is_storable, storable
+
+if TYPE_CHECKING:
+    from taskflow.worker.runner import Runner
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +55,7 @@ class Attempt(Struct, eq=False):
     interruption: Interruption | None = None
     job: asyncio.Task[Any] | None = None
     reported: bool = False
+    context: Context | None = None
 
     @property
     def deadline(self) -> float:
@@ -58,8 +63,10 @@ class Attempt(Struct, eq=False):
         return self.began + self.limit
 
     def interrupt(self, why: Interruption) -> None:
-        """Stop the handler: an async one is cancelled now, a sync one cannot be."""
+        """Stop the handler: an async one is cancelled now, a sync one can only be told, through its context."""
         self.interruption = why
+        if self.context is not None:
+            self.context.stop()
         if self.job is not None and self.task_type is not None and self.task_type.is_async:
             self.job.cancel()
 
@@ -83,7 +90,7 @@ class Attempt(Struct, eq=False):
         return after_failure(self.task, task_type.backoff if task_type is not None else Backoff(), error)
 
 
-async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
+async def run_attempt(attempt: Attempt, threads: Executor, runner: "Runner | None" = None) -> Outcome:
     """Run the handler of *attempt*, a sync one in *threads*, and say what came of it. Never raises."""
     task, task_type = attempt.task, attempt.task_type
     current_task.set(task)
@@ -94,12 +101,12 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
     except BaseException as error:  # noqa: BLE001 – a payload type's own code may raise anything
         return Failed(describe_error(error, "the payload does not fit the task type"))
     try:
-        if task_type.is_async:
+        if runner is not None and not (task_type.is_plain and runner.is_plain):
+            result = await runner.call(attempt, payload, threads)
+        elif task_type.is_async:
             result = await task_type.call(payload)
         else:
-            loop = asyncio.get_running_loop()
-            context = copy_context()
-            result = await loop.run_in_executor(threads, lambda: context.run(_call_in_thread, task_type, payload))
+            result = await call_in_thread(threads, task_type, payload)
     except asyncio.CancelledError:
         return attempt.interrupted()
     except BaseException as error:  # noqa: BLE001 – the handler's own: data here
@@ -110,9 +117,18 @@ async def run_attempt(attempt: Attempt, threads: Executor) -> Outcome:
     return DONE if result is None else Succeeded(encode_result(result))
 
 
-def _call_in_thread(task_type: TaskType, payload: object) -> object:
+async def call_in_thread(
+    threads: Executor, task_type: TaskType, payload: object, context: Context | None = None
+) -> object:
+    """Call a sync handler in *threads*, with the context variables of the caller."""
+    variables = copy_context()
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(threads, lambda: variables.run(_call_sync, task_type, payload, context))
+
+
+def _call_sync(task_type: TaskType, payload: object, context: Context | None) -> object:
     try:
-        result = task_type.call(payload)
+        result = task_type.call(payload, context)
     except (StopIteration, GeneratorExit) as error:  # no future can pass them on, and the attempt would never end
         raise RuntimeError(f"the handler raised {type(error).__name__}") from error
     if inspect.iscoroutine(result):

@@ -15,6 +15,7 @@ from taskflow.model import Cancelled, ClaimedTask, Outcome, Released
 from taskflow.registry import Registry
 from taskflow.worker.attempt import Attempt, Interruption, run_attempt
 from taskflow.worker.meter import Meter
+from taskflow.worker.runner import Runner
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +36,20 @@ class Slots:
     """
 
     def __init__(
-        self, size: int, registry: Registry, time_out: float, report: Report, meter: Meter | None = None
+        self,
+        size: int,
+        registry: Registry,
+        time_out: float,
+        report: Report,
+        meter: Meter | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self.size = size
         self._registry = registry
         self._time_out = time_out
         self._report = report
         self._meter = meter
+        self._runner = runner or Runner(registry.middlewares)
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="handler")
         self._waiting: deque[ClaimedTask] = deque()
         self._running: set[Attempt] = set()
@@ -89,7 +97,7 @@ class Slots:
             limit = (task_type.timeout if task_type is not None else None) or self._time_out
             attempt = Attempt(task, task_type, limit, time.monotonic(), job=lane)
             self._running.add(attempt)
-            outcome = await run_attempt(attempt, self._threads)
+            outcome = await run_attempt(attempt, self._threads, self._runner)
             self._running.discard(attempt)
             self._tell(attempt, outcome)
             self._changed.set()

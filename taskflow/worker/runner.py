@@ -1,0 +1,39 @@
+"""How a handler is called that wants more than its payload, or has middleware around it."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from taskflow.context import CallNext, Context, Middleware
+from taskflow.worker.attempt import Attempt, call_in_thread
+
+
+class Runner:
+    """Calls handlers within *middlewares*, the first of which is the outermost."""
+
+    def __init__(self, middlewares: Sequence[Middleware] = ()) -> None:
+        self._middlewares = tuple(reversed(middlewares))
+        self.is_plain = not middlewares
+
+    async def call(self, attempt: Attempt, payload: Any, threads: Executor) -> Any:
+        """What the handler returned, or the middleware in its place; raises what they raise."""
+        context = attempt.context = Context(attempt.task)
+        call: CallNext = partial(self._call_handler, attempt, context, payload, threads)
+        for middleware in self._middlewares:
+            call = partial(middleware, context, call)
+        return await call()
+
+    async def _call_handler(self, attempt: Attempt, context: Context, payload: Any, threads: Executor) -> Any:
+        task_type = attempt.task_type
+        assert task_type is not None
+        if attempt.interruption is not None:
+            raise asyncio.CancelledError
+        if task_type.is_async:
+            return await task_type.call(payload, context)
+        try:
+            return await call_in_thread(threads, task_type, payload, context)
+        finally:
+            if context.was_obeyed:
+                raise asyncio.CancelledError
