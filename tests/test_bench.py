@@ -93,6 +93,9 @@ def test_pinned_compares_the_tenths_of_both_drains(work_dir: Path, server: str) 
     assert figures["ratio"] == figures["tasks_per_second"] / figures["free_tasks_per_second"]
     assert len(found["samples"]["tenths_tasks_per_second"]) == 10
     assert len(found["samples"]["free_tenths_tasks_per_second"]) == 10
+    ends = found["samples"]["seconds_to_each_hundredth"]
+    assert len(ends) == 100
+    assert ends == sorted(ends)
 
 
 def test_features_are_compared_with_a_plain_drain(work_dir: Path, server: str) -> None:

@@ -8,7 +8,7 @@ from driverlib import DSN, Hits, main, opt, ready_and_wait_go
 from msgspec import Raw
 
 from taskflow import logs
-from taskflow.database import connect
+from taskflow.database import Database, connect
 from taskflow.migrate import migrate
 from taskflow.model import NewTask, Priority
 from taskflow.queue.enqueue import enqueue_many
@@ -65,7 +65,7 @@ async def worker(idx):
         health_port=None,
     )
     ready_and_wait_go(idx)
-    await run(options, registry, DSN)
+    await run(options, registry, Database(DSN, DSN))
 
 
 if __name__ == "__main__":

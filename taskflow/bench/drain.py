@@ -11,7 +11,7 @@ from taskflow.bench.backlogs import await_all_final, fill, verify_each_ran_once
 from taskflow.bench.by_hand import drain_by_hand
 from taskflow.bench.cpu import Meter, Usage
 from taskflow.bench.report import Figure, Result
-from taskflow.bench.stage import Session, Stage
+from taskflow.bench.stage import Session, Stage, one
 from taskflow.bench.workers import run_held_back_workers
 from taskflow.cli.context import run_async
 
@@ -20,19 +20,24 @@ RATIO_BAR: Final = 0.7
 
 
 class Drained(Struct, frozen=True):
-    """One drain: tasks per second, over all and within each tenth of the tasks, and the CPU used meanwhile."""
+    """One drain: tasks per second, the CPU used meanwhile, and the seconds after which each hundredth had ended."""
 
     rate: float
     seconds: float
     usage: Usage
-    tenths: list[float]
+    ends: list[float]
+
+    @property
+    def tenths(self) -> list[float]:
+        """Tasks per second within each tenth of the tasks."""
+        tenth = self.rate * self.seconds / 10
+        return [tenth / max(end - start, SHORTEST) for start, end in pairwise((0.0, *self.ends[9::10]))]
 
 
 ENDS: Final[LiteralString] = """
-SELECT extract(epoch FROM max(finished_at))::float8
-FROM (SELECT finished_at, ntile(10) OVER (ORDER BY finished_at) AS tenth FROM taskflow.tasks) AS ended
-GROUP BY tenth
-ORDER BY tenth
+SELECT percentile_disc(ARRAY(SELECT part / 100.0 FROM generate_series(1, 100) AS part))
+       WITHIN GROUP (ORDER BY extract(epoch FROM finished_at)::float8)
+FROM taskflow.tasks
 """
 
 SHORTEST: Final = 0.001
@@ -48,9 +53,9 @@ def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrenc
             await_all_final(conn, lambda: [worker.check() for worker in processes], done)
         usage = meter.read().since(before)
     verify_each_ran_once(conn)
-    ends = [ended_at for (ended_at,) in conn.execute(ENDS).fetchall()]
-    tenths = [tasks / 10 / max(end - start, SHORTEST) for start, end in pairwise((released_at, *ends))]
-    return Drained(tasks / (ends[-1] - released_at), ends[-1] - released_at, usage, tenths)
+    (ends,) = one(conn, ENDS)
+    ends = [end - released_at for end in ends]
+    return Drained(tasks / ends[-1], ends[-1], usage, ends)
 
 
 def run(stage: Stage, tasks: int, workers: int, concurrency: int, rounds: int) -> Result:

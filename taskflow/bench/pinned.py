@@ -36,7 +36,7 @@ def run(stage: Stage, tasks: int, concurrency: int, rounds: int) -> Result:
             with pin(stage):
                 pinned.append(drain_once(stage, conn, tasks, 1, concurrency))
     rate, limit = median(run.rate for run in pinned), median(run.rate for run in free)
-    tenths = _medians(pinned)
+    tenths = _medians([run.tenths for run in pinned])
     return Result(
         benchmark="pinned",
         parameters={"tasks": tasks, "concurrency": concurrency, "rounds": rounds},
@@ -48,10 +48,15 @@ def run(stage: Stage, tasks: int, concurrency: int, rounds: int) -> Result:
             Figure("last_tenth_tasks_per_second", "with: last tenth", tenths[-1], "tasks/s"),
             Figure("flatness", "last / first tenth", tenths[-1] / tenths[0], at_least=FLAT_BAR),
         ],
-        samples={"free_tenths_tasks_per_second": _medians(free), "tenths_tasks_per_second": tenths},
+        samples={
+            "free_tenths_tasks_per_second": _medians([run.tenths for run in free]),
+            "tenths_tasks_per_second": tenths,
+            "free_seconds_to_each_hundredth": _medians([run.ends for run in free]),
+            "seconds_to_each_hundredth": _medians([run.ends for run in pinned]),
+        },
     )
 
 
-def _medians(drained: list[Drained]) -> list[float]:
-    """Tenth by tenth."""
-    return [median(tenth) for tenth in zip(*(run.tenths for run in drained), strict=True)]
+def _medians(rounds: list[list[float]]) -> list[float]:
+    """Place by place."""
+    return [median(values) for values in zip(*rounds, strict=True)]

@@ -138,7 +138,7 @@ class Claimer:
             await asyncio.sleep(wait)
         began = time.monotonic()
         full, marks = self._watermark.next(began, idle=self._is_idle)
-        wanted = min(self._slots.free, max(SMALLEST_BATCH, self._slots.size // 2))
+        wanted = min(self._slots.free, max(SMALLEST_BATCH, self._slots.capacity // 2))
         policy = self._policy()
         self._is_claiming = True
         try:

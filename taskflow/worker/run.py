@@ -135,7 +135,7 @@ def _health(
                 (metrics.INFO, [((__version__,), 1)]),
                 *meter.read(),
                 (metrics.SLOTS, [((), slots.size)]),
-                (metrics.SLOTS_USED, [((), slots.running)]),
+                (metrics.SLOTS_USED, [((), min(slots.running, slots.size))]),
                 (metrics.UNRECORDED, [((), finisher.pending)]),
                 (metrics.CLOCK_AHEAD, [((), presence.clock_ahead)]),
                 (metrics.READY, [((), int(is_ready()))]),

@@ -14,6 +14,7 @@ from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Outcome, Released
 from taskflow.registry import Registry
 from taskflow.worker.attempt import Attempt, Interruption, run_attempt
+from taskflow.worker.burst import LATE, Burst
 from taskflow.worker.meter import Meter
 from taskflow.worker.runner import Runner
 
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 OBEDIENCE: Final = 5.0
 """Seconds in which a cancelled handler is expected to end."""
 
+NO_SLOT: Final = "no slot was free for it"
+
 Report = Callable[[ClaimedTask, Outcome], None]
 
 
@@ -29,7 +32,8 @@ class Slots:
     """Runs at most *size* attempts at once and reports each one's outcome once.
 
     Attempts run in lanes, which are asyncio tasks: handlers that never wait share one, for it would cost more than they
-    do. No attempt waits for another that waits: it has a lane of its own.
+    do. No attempt waits for another that waits: it has a lane of its own. While handlers do not wait, more tasks
+    than *size* may be claimed; what turns out to have no slot after all is given back.
 
     An attempt keeps its slot until its handler has really ended, also where its outcome had to be reported before:
     a thread cannot be stopped.
@@ -55,13 +59,20 @@ class Slots:
         self._running: set[Attempt] = set()
         self._changed = asyncio.Event()
         self._turn = 0
+        self._burst = Burst(size)
+        self._started = 0.0
         self._context = copy_context()
         self._context.run(current_task.set, None)
 
     @property
     def free(self) -> int:
-        """How many more attempts may start now."""
-        return self.size - self.running
+        """How many more tasks may be claimed now."""
+        return max(self._burst.size - self.running, 0)
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks may be held at once."""
+        return self._burst.size
 
     @property
     def running(self) -> int:
@@ -74,8 +85,9 @@ class Slots:
         return {(task.id, task.attempt) for task in (*self._waiting, *(attempt.task for attempt in self._running))}
 
     def start(self, tasks: Sequence[ClaimedTask]) -> None:
-        """Run *tasks*, each in a slot of its own."""
+        """Run *tasks*, each in a slot of its own; give back those that find none within milliseconds."""
         self._waiting.extend(tasks)
+        self._started = time.monotonic()
         self._add_lanes(min(len(tasks), 1))
 
     def _add_lanes(self, count: int) -> None:
@@ -85,17 +97,28 @@ class Slots:
         for _ in range(count):
             loop.create_task(self._run_lane(), context=self._context.copy())  # noqa: RUF006 – its attempt keeps it
         if count:
-            loop.call_soon(lambda: self._add_lanes(len(self._waiting)))
+            loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        if self._running:
+            self._burst.waited()
+        free = self.size - len(self._running)
+        if not free or time.monotonic() - self._started > LATE:
+            while len(self._waiting) > free:
+                self._report(self._waiting.pop(), Released(NO_SLOT))
+        self._add_lanes(min(len(self._waiting), free))
 
     async def _run_lane(self) -> None:
         """Run attempts until one waits, is cancelled, or leaves another context behind than it found."""
-        lane, turn = asyncio.current_task(), self._turn
+        lane, turn, ended = asyncio.current_task(), self._turn, 0
         assert lane is not None
-        while self._waiting and self._turn == turn:
+        began = now = time.monotonic()
+        while self._waiting and self._turn == turn and len(self._running) < self.size and now - began <= LATE:
             task = self._waiting.popleft()
             task_type = self._registry.find(task.type)
             limit = (task_type.timeout if task_type is not None else None) or self._time_out
-            attempt = Attempt(task, task_type, limit, time.monotonic(), job=lane)
+            now = time.monotonic()
+            attempt = Attempt(task, task_type, limit, now, job=lane)
             self._running.add(attempt)
             outcome = await run_attempt(attempt, self._threads, self._runner)
             self._running.discard(attempt)
@@ -103,6 +126,9 @@ class Slots:
             self._changed.set()
             if lane.cancelling() or not self._is_clean():
                 return
+            ended += 1
+        if ended and self._turn == turn:
+            self._burst.ran(ended, time.monotonic() - began)
 
     def _is_clean(self) -> bool:
         """Whether the context variables of this lane are as they were before its attempt."""
