@@ -76,12 +76,12 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     library raises.
     """
     values = _values(type, payload, {name: value for name, value in options.items() if value is not None})
-    return _adapter(conn)(conn, values)
+    return adapter_of(conn)(conn, values)
 
 
 def _values(type: str, payload: Payload, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the SQL function, checked: a statement that fails would end the caller's transaction."""
-    encoded = _encode(payload)
+    encoded = encode_payload(payload)
     for field, text in (("type", type), ("name", options.get("name", type))):
         if not 1 <= len(text) <= 128 or storable(text) != text:
             raise InvalidTask(field, "has 1 to 128 characters, without U+0000 and lone surrogates")
@@ -100,8 +100,8 @@ def _values(type: str, payload: Payload, options: dict[str, Any]) -> dict[str, A
     return {"type": type, "payload": encoded.decode(), **options}
 
 
-def _encode(payload: Payload) -> bytes:
-    """*payload* as the JSON object that jsonb can hold."""
+def encode_payload(payload: Payload) -> bytes:
+    """*payload* as the JSON object that jsonb can hold; raises InvalidTask."""
     try:
         encoded = msgspec.json.encode(dict(payload) if isinstance(payload, Mapping) else payload or {})
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -170,7 +170,7 @@ def _django(conn: Any, values: dict[str, Any]) -> int:
 ADAPTERS: Final = {"psycopg": _psycopg, "sqlalchemy": _sqlalchemy, "django": _django}
 
 
-def _adapter(conn: Any) -> Callable[[Any, dict[str, Any]], Any]:
+def adapter_of(conn: Any) -> Callable[[Any, dict[str, Any]], Any]:
     """The adapter of the library that the class of *conn*, or one of its bases, comes from."""
     for base in type(conn).__mro__:
         if adapter := ADAPTERS.get(base.__module__.partition(".")[0]):
