@@ -154,5 +154,6 @@ GRANT SELECT ON taskflow.turns TO taskflow_readonly;
 GRANT EXECUTE ON FUNCTION taskflow.prune_workers() TO taskflow_worker;
 
 -- Tokens: the server checks hashes, people see names, workers see neither.
-GRANT SELECT (id, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
+GRANT SELECT (id, name, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
+GRANT SELECT, INSERT, DELETE ON taskflow.sessions TO taskflow_api;
 GRANT SELECT (id, name, scopes, created_at, expires_at, revoked_at) ON taskflow.tokens TO taskflow_readonly;

@@ -56,6 +56,7 @@ class LiveToken(Struct, frozen=True, kw_only=True):
     """What is needed to check a token; *seconds_left* is None if it never expires."""
 
     id: int
+    name: str
     hash: bytes
     scopes: frozenset[Scope]
     seconds_left: float | None
@@ -139,7 +140,7 @@ async def list_all(conn: Connection) -> list[TokenView]:
 
 
 LIVE = """
-SELECT id, hash, scopes::text[], extract(epoch FROM expires_at - now())::float8
+SELECT id, name, hash, scopes::text[], extract(epoch FROM expires_at - now())::float8
 FROM taskflow.tokens
 WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
@@ -148,8 +149,8 @@ WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 async def find_live(conn: Connection) -> list[LiveToken]:
     """All tokens that let requests in at this moment."""
     return [
-        LiveToken(id=id, hash=hash, scopes=frozenset(map(Scope, scopes)), seconds_left=seconds_left)
-        for id, hash, scopes, seconds_left in await (await conn.execute(LIVE)).fetchall()
+        LiveToken(id=id, name=name, hash=hash, scopes=frozenset(map(Scope, scopes)), seconds_left=seconds_left)
+        for id, name, hash, scopes, seconds_left in await (await conn.execute(LIVE)).fetchall()
     ]
 
 

@@ -18,9 +18,9 @@ from msgspec import Meta, Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from taskflow import tokens
-from taskflow.api.app import create_app
 from taskflow.api.protocol import BoundedProtocol
 from taskflow.api.stopping import Server
+from taskflow.dashboard.app import create_app
 from taskflow.database import Connection, connect
 from taskflow.registry import Registry
 from taskflow.scopes import Scope

@@ -67,7 +67,10 @@ def test_every_route_declares_a_scope_or_that_it_is_public(dsn: str):
 
 def test_public_is_what_tells_nothing_of_the_tasks(dsn: str):
     public = {path for (path, method), scope in declared(make_app(dsn)).items() if scope is PUBLIC if method == "GET"}
-    assert public == {"/readiness", "/liveness", "/schema", "/schema/openapi.json", "/schema/assets/{file_path:path}"}
+    assert public == {
+        *("/readiness", "/liveness", "/schema", "/schema/openapi.json", "/schema/assets/{file_path:path}", "/"),
+        *("/dashboard/login", "/dashboard/assets/{version:str}/{name:str}", "/dashboard/{path:path}"),
+    }
 
 
 async def test_nobody_is_let_through_to_a_route_that_declares_nothing(own_database: str):

@@ -237,8 +237,9 @@ def test_the_server_cannot_pass_for_a_worker(logins: dict[str, str]):
 
 def test_the_server_reads_of_tokens_what_it_checks_and_people_what_tells_them_apart(logins: dict[str, str]):
     server, worker, reader = (logins[group] for group in ("api", "worker", "readonly"))
-    assert not is_refused(server, "SELECT id, hash, scopes, expires_at, revoked_at FROM taskflow.tokens")
-    assert is_refused(server, "SELECT name FROM taskflow.tokens")
+    assert not is_refused(server, "SELECT id, name, hash, scopes, expires_at, revoked_at FROM taskflow.tokens")
+    assert is_refused(server, "SELECT created_at FROM taskflow.tokens")
+    assert all(is_refused(login, "SELECT id FROM taskflow.sessions") for login in (worker, reader))
     assert not is_refused(reader, "SELECT id, name, scopes, created_at, expires_at, revoked_at FROM taskflow.tokens")
     assert is_refused(reader, "SELECT hash FROM taskflow.tokens")
     assert is_refused(worker, "SELECT id FROM taskflow.tokens")

@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
+from litestar.template import TemplateConfig
+from litestar.types import ControllerRouterHandler
 
 from taskflow.api import (
     actions,
@@ -77,8 +79,18 @@ BATCH: Final = (batch.add_tasks, groups.add_group)
 """Routes that take larger bodies than the others."""
 
 
-def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
-    """The API over the database at *dsn*, which must be migrated; it may be away at first, and now and then."""
+def create_app(
+    settings: Settings,
+    dsn: str,
+    registry: Registry,
+    *,
+    pages: Sequence[ControllerRouterHandler] = (),
+    templates: TemplateConfig[Any] | None = None,
+) -> Litestar:
+    """The API over the database at *dsn*, which must be migrated; it may be away at first, and now and then.
+
+    *pages* are routes beside those of the API, which may answer with *templates*.
+    """
 
     traffic = Traffic()
 
@@ -114,7 +126,8 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
     )
     rate_limit = RateLimit(settings.rate_limit_per_minute) if settings.rate_limit_per_minute else None
     return Litestar(
-        route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS],
+        route_handlers=[*options(ROUTES), *ROUTES, batches, docs.ASSETS, *pages],
+        template_config=templates,
         lifespan=[lifespan],
         middleware=[traffic, TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
         before_send=[harden, traffic.count],

@@ -29,6 +29,11 @@ def needs(scope: Scope) -> dict[str, Any]:
     return {"opt": {"scope": scope}, "security": [{"token": [scope.value]}]}
 
 
+def shows(scope: Scope) -> dict[str, Any]:
+    """What a page says that tokens with *scope* open, and sessions that began with one."""
+    return {"opt": {"scope": scope, "takes_session": True}}
+
+
 def open_to_all() -> dict[str, Any]:
     """What a route says that needs no token."""
     return {"opt": {"scope": PUBLIC}}
@@ -36,6 +41,12 @@ def open_to_all() -> dict[str, Any]:
 
 CALLER: Final = "taskflow caller"
 """In a request's state: the id of its token; None without one."""
+
+TOKEN: Final = "taskflow token"  # noqa: S105 - the name of a place
+"""In a request's state: its live token; None without one."""
+
+COOKIE: Final = "__Host-taskflow"
+"""A browser's session; browsers send it by HTTPS only, or on their own machine, and take it from no other host."""
 
 
 class Unauthorized(NotAuthorizedException):
@@ -85,10 +96,14 @@ class Gate(ASGIMiddleware):
         headers = dict(connection["headers"])
         scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
         token = keyring.find(presented.strip()) if scheme.lower() == b"bearer" else None
+        if token is None and connection["route_handler"].opt.get("takes_session"):
+            presented = cookie_of(connection)
+            token = await keyring.find_by_session(presented)
         if self._limit is not None and is_new:
             caller = f"token {token.id}" if token else network_of((connection["client"] or ("", 0))[0])
             self._limit.take(caller, time.monotonic())
         connection["state"][CALLER] = token and token.id
+        connection["state"][TOKEN] = token
         if wanted is None:
             raise Forbidden(wanted)
         if token is not None:
@@ -107,6 +122,11 @@ class Gate(ASGIMiddleware):
             return self._anonymous is Anonymous.EVERYBODY
         name = host.decode("latin-1")
         return is_loopback(name.rpartition(":")[0].strip("[]") or name) or is_loopback(name.strip("[]"))
+
+
+def cookie_of(connection: Connection) -> bytes:
+    """The session's cookie of a request; empty without one."""
+    return Request(connection).cookies.get(COOKIE, "").encode()
 
 
 async def recheck(request: Request[Any, Any, Any]) -> None:

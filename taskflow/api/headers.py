@@ -15,6 +15,16 @@ ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+# Without a referrer, browsers would not tell either which site a form comes from.
+ON_PAGES: Final = (
+    (b"content-security-policy", POLICY.replace("form-action 'none'", "form-action 'self'").encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
+PAGES: Final = "/dashboard"
+"""What is below has forms."""
+
 NO_STORE: Final = (b"cache-control", b"no-store")
 
 ASSETS: Final = "/schema/assets/"
@@ -28,7 +38,10 @@ REPLAYED: Final = "taskflow replayed"
 async def harden(message: Message, scope: Scope) -> None:
     """Add the headers to the answer that begins with *message*; one of Litestar's before_send hooks."""
     if message["type"] == "http.response.start":
-        added = ALWAYS if scope["path"].startswith(ASSETS) else (*ALWAYS, NO_STORE)
+        path = scope["path"]
+        added = ON_PAGES if path == PAGES or path.startswith(f"{PAGES}/") else ALWAYS
+        if not path.startswith(ASSETS) and all(name.lower() != b"cache-control" for name, _ in message["headers"]):
+            added = (*added, NO_STORE)
         if REPLAYED in scope["state"]:
             added = (*added, (b"idempotent-replayed", b"true"))
         message["headers"] = [*message["headers"], *added]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @version_option
 @tells_errors
 def main(host: str | None, port: int | None, app: tuple[str, ...]) -> None:
-    """Serve the REST API; its documentation is at /schema.
+    """Serve the REST API, documented at /schema, and the dashboard, at /dashboard.
 
     Waits up to a minute for Postgres, brings the schema up to date, and serves until SIGTERM or SIGINT. Settings come
     from the environment and from .env; options win over them. With neither DATABASE_URL nor DB_HOST set, an embedded
@@ -91,9 +91,9 @@ def serve(settings: "Settings", dsn: str) -> None:
     import uvicorn
 
     from taskflow import registry
-    from taskflow.api.app import create_app
     from taskflow.api.protocol import BoundedProtocol
     from taskflow.api.stopping import Server
+    from taskflow.dashboard.app import create_app
 
     logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))

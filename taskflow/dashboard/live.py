@@ -1,0 +1,51 @@
+"""What tells a page that something has changed; the page then asks for itself again."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import structlog
+from litestar import get
+from litestar.response import Stream
+
+from taskflow.api.auth import recheck, shows
+from taskflow.api.events import ALIVE, ENDED, HEARTBEAT, MEDIA_TYPE
+from taskflow.api.inbox import Inbox
+from taskflow.api.services import ApiRequest, services
+from taskflow.api.timing import take_time
+from taskflow.api.watch import Told, Watch
+from taskflow.scopes import Scope
+
+log = structlog.get_logger(__name__)
+
+PAUSE: Final = 0.5
+"""Seconds between two words; a page that is shown needs no more."""
+
+CHANGED: Final = b"event: change\ndata: {}\n\n"
+
+
+@get("/live", media_type=MEDIA_TYPE, **shows(Scope.READ))
+async def live(request: ApiRequest) -> Stream:
+    """Server-sent events without content: ``change``, at most twice a second."""
+    watch = services(request).watch
+    inbox = await watch.stream()
+    take_time(request, None)
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    return Stream(_changes(request, watch, inbox), media_type=MEDIA_TYPE, headers=headers)
+
+
+async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> AsyncGenerator[bytes]:
+    try:
+        yield ALIVE
+        while not inbox.is_closed:
+            told, has_missed = await inbox.take(HEARTBEAT)
+            if told or has_missed:
+                yield CHANGED
+                await asyncio.sleep(PAUSE)
+            else:
+                await recheck(request)
+                yield ALIVE
+    except ENDED as error:
+        log.info("stream.ended", path=request.url.path, reason=str(error).strip())
+    finally:
+        watch.leave(inbox)

@@ -1,0 +1,11 @@
+// What pages gain with JavaScript: times of the browser's zone, regions that live, a word before what cannot be undone.
+import { showTimes } from "./time.js";
+import { followChanges } from "./live.js";
+import { askFirst } from "./confirm.js";
+import { offerTheme } from "./theme.js";
+
+showTimes(document);
+setInterval(() => showTimes(document), 1000);
+askFirst();
+offerTheme();
+followChanges(showTimes);
