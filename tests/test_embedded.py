@@ -252,7 +252,7 @@ def test_a_killed_postmaster_is_started_again_with_the_data(home: Path, start_us
         eventually(lambda: answers(dsn))
     assert ask(dsn, "SELECT number FROM kept") == 42
     assert postmaster_of(home) != postmaster
-    assert keeper_of(home) == keeper
+    eventually(lambda: keeper_of(home) == keeper)  # it tells a moment after the server answers
 
 
 def test_a_keeper_gives_up_on_a_server_that_keeps_crashing_and_a_user_tries_again(

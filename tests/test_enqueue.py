@@ -85,7 +85,6 @@ async def test_no_tasks_are_no_ids(conn: Connection):
         task(max_attempts=2**31),
         task(scheduled_at=datetime(1969, 12, 31, tzinfo=UTC)),
     ],
-    ids=str,
 )
 async def test_one_task_that_cannot_be_stored_stores_none(conn: Connection, wrong: NewTask):
     with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
