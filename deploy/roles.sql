@@ -129,11 +129,13 @@ GRANT EXECUTE ON FUNCTION
     taskflow.resume_type(text)
     TO taskflow_api, taskflow_worker;
 GRANT EXECUTE ON FUNCTION
-    taskflow.admit(text[], integer),
+    taskflow.admit(text[], integer, double precision),
     taskflow.settle(bigint[]),
+    taskflow.settle_others(bigint[]),
     taskflow.adopt(),
     taskflow.room(text, integer),
-    taskflow.turn(taskflow.priority),
+    taskflow.limited_type(text),
+    taskflow.turn(taskflow.priority, double precision),
     taskflow.unclaimed(text),
     taskflow.fill_buckets(text[]),
     taskflow.gates_after(text, integer, text)

@@ -52,6 +52,11 @@ def most_at_once(spans: list[tuple[int, int]]) -> int:
     return most
 
 
+def waited(db: Database, id: int) -> float:
+    """Seconds from enqueue to start."""
+    return db.one("SELECT extract(epoch FROM started_at - created_at)::float8 FROM taskflow.tasks WHERE id = %s", id)
+
+
 def has_no_holds(db: Database) -> bool:
     return not db.one("SELECT count(*) FROM taskflow.holds WHERE state <> 'ended'")
 
@@ -155,8 +160,7 @@ def test_ten_thousand_blocked_tasks_of_one_key_do_not_delay_a_free_one(workers: 
     plain = db.enqueue("quick")
     db.await_status(plain, "succeeded")
     db.await_status(free, "succeeded")
-    waited = db.one("SELECT extract(epoch FROM started_at - created_at) FROM taskflow.tasks WHERE id = %s", free)
-    assert waited < 5  # seconds; docs/performance.md has the figure
+    assert waited(db, free) < 1 + waited(db, plain)
     assert db.counts()["running"] == 1
 
 
@@ -239,6 +243,35 @@ def test_tenants_take_turns(workers: Workers):
     small = enqueue(db, tenant="small")
     db.await_status(small, "succeeded")
     assert db.counts()["queued"] > 1_000, "it came after the other tenant's"
+    db.await_all("succeeded", 2 * PATIENCE)
+
+
+def test_a_tenant_with_a_hundred_thousand_tasks_does_not_delay_another(workers: Workers):
+    db = workers.database
+    db.conn.execute(
+        """
+        WITH stored AS (
+            INSERT INTO taskflow.tasks (name, type, held) SELECT 'n', 'nap', true FROM generate_series(1, 100000)
+            RETURNING id, priority, scheduled_at
+        )
+        INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
+        SELECT id, scheduled_at, priority, 'waiting', 2, 'tenant:normal:large' FROM stored
+        """
+    )
+    workers.start_ready("--concurrency", "10")
+    until(lambda: db.counts().get("succeeded", 0) > 100, lambda: f"{db.counts()}")
+    small = enqueue(db, tenant="small")
+    plain = db.enqueue("quick")
+    db.await_status(small, "succeeded")
+    db.await_status(plain, "succeeded")
+    assert waited(db, small) < 1 + waited(db, plain)
+
+
+def test_a_task_for_which_many_wait_is_followed_by_all_of_them(workers: Workers):
+    db = workers.database
+    first = enqueue(db)
+    enqueue_all(db, [{"type": "quick", "after": [first]}] * 2_500)  # more than pass in one step
+    workers.start_ready()
     db.await_all("succeeded", 2 * PATIENCE)
 
 

@@ -224,50 +224,51 @@ LANGUAGE sql STABLE AS $$
     SELECT walk.gate FROM walk WHERE walk.gate < $3 COLLATE "C" LIMIT $2
 $$;
 
--- How many tasks of one tenant may stand in the queue of a priority: enough for all slots, shared by the tenants.
-CREATE FUNCTION taskflow.turn(priority taskflow.priority) RETURNS integer
+-- How many tasks of one tenant may have passed and not ended yet: enough for all slots and, for each slot, *ahead* tasks
+-- that are next; shared by the tenants.
+CREATE FUNCTION taskflow.turn(priority taskflow.priority, ahead double precision) RETURNS integer
 LANGUAGE sql STABLE AS $$
-    SELECT greatest(1, ceil(2.0 * slots / greatest(1, tenants)))::integer
+    SELECT greatest(1, ceil((1 + $2) * slots / greatest(1, tenants)))::integer
     FROM (SELECT coalesce(sum(concurrency), 0) FROM taskflow.workers
           WHERE stopped_at IS NULL AND $1 = ANY (priorities)) AS fleet (slots),
          (SELECT count(*) FROM taskflow.gates_after(format('tenant:%s:', $1), 1000, format('tenant:%s;', $1)))
             AS waiting (tenants)
 $$;
 
--- How many tasks a gate lets pass now; *turn* is that of a tenant's priority.
-CREATE FUNCTION taskflow.room(gate text, turn integer) RETURNS integer
+-- The type whose limits a gate is of.
+CREATE FUNCTION taskflow.limited_type(gate text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN gate LIKE 'type:%' THEN substr(gate, 6) WHEN gate LIKE 'key:%' THEN substr(gate, 5)::jsonb ->> 0 END;
+
+-- How many tasks a gate of a limit lets pass now, at most *most*.
+CREATE FUNCTION taskflow.room(gate text, most integer) RETURNS integer
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    kind constant text := split_part(gate, ':', 1);
+    is_of_type constant boolean := gate LIKE 'type:%';
     limits taskflow.limits;
     concurrency integer;
     rate integer;
-    free integer := 1000;
+    passed bigint;
+    free bigint := most;
 BEGIN
-    IF kind = 'order' THEN
-        RETURN CASE WHEN EXISTS (SELECT FROM taskflow.holds AS h WHERE h.gate = $1 AND h.state = 'passed') THEN 0 ELSE 1 END;
-    ELSIF kind = 'tenant' THEN
-        RETURN greatest(0, turn - taskflow.unclaimed(gate));
-    END IF;
-    SELECT l.* INTO limits
-    FROM taskflow.holds AS h
-    JOIN taskflow.tasks AS task ON task.id = h.task_id
-    JOIN taskflow.limits AS l ON l.type = task.type
-    WHERE h.gate = $1 AND h.state = 'waiting'
-    LIMIT 1;
-    IF kind = 'type' AND limits.paused_at IS NOT NULL THEN
+    SELECT l.* INTO limits FROM taskflow.limits AS l WHERE l.type = taskflow.limited_type(gate);
+    IF is_of_type AND limits.paused_at IS NOT NULL THEN
         RETURN 0;
     END IF;
-    concurrency := CASE kind WHEN 'type' THEN limits.concurrency ELSE limits.concurrency_per_key END;
-    IF concurrency IS NOT NULL THEN
-        free := least(free, concurrency - (SELECT count(*) FROM taskflow.holds AS h
-                                           WHERE h.gate = $1 AND h.state = 'passed'));
+    concurrency := CASE WHEN is_of_type THEN limits.concurrency ELSE limits.concurrency_per_key END;
+    rate := CASE WHEN is_of_type THEN limits.rate ELSE limits.rate_per_key END;
+    IF concurrency IS NOT NULL OR rate IS NOT NULL THEN
+        SELECT count(*) INTO passed FROM taskflow.holds AS h WHERE h.gate = $1 AND h.state = 'passed';
     END IF;
-    rate := CASE kind WHEN 'type' THEN limits.rate ELSE limits.rate_per_key END;
+    IF concurrency IS NOT NULL THEN
+        free := least(free, concurrency - passed);
+    END IF;
     IF rate IS NOT NULL THEN
+        free := least(free, (SELECT floor(b.tokens) FROM taskflow.buckets AS b WHERE b.gate = $1)::bigint);
         -- Who has passed but was not claimed yet may start at any time: no more of them than the bucket holds.
-        free := least(free, (SELECT floor(b.tokens) FROM taskflow.buckets AS b WHERE b.gate = $1)::integer,
-                      rate - taskflow.unclaimed(gate));
+        IF rate - passed < free THEN
+            free := least(free, rate - taskflow.unclaimed(gate));
+        END IF;
     END IF;
     RETURN greatest(0, free);
 END
@@ -281,119 +282,201 @@ LANGUAGE sql STABLE AS $$
     WHERE h.gate = $1 AND h.state = 'passed' AND task.status = 'queued'
 $$;
 
--- Let tasks pass the given gates as far as there is room, and those that come after them; at most about *most* tasks at
--- each step. One call at a time in the whole database: another at that moment answers null. What may be claimed now
--- becomes due now, for the order of the queue is the order in which tasks came into it.
-CREATE FUNCTION taskflow.admit(gates text[], most integer, OUT admitted integer, OUT seconds_to_token double precision)
-LANGUAGE plpgsql AS $$
+-- Let tasks pass the given gates as far as there is room, and those that come after them. All gates get the same share
+-- of about *most* tasks a step; *more* are those that had room for more, or will have in *seconds_to_token*. One call at
+-- a time in the whole database: another at that moment answers null. What may be claimed now becomes due now, gates by
+-- turns, for the order of the queue is the order in which tasks came into it. *ahead*: see taskflow.turn.
+--
+-- The settings pin the plans: whatever statistics say of so lively a table, everything here is found by an index.
+CREATE FUNCTION taskflow.admit(
+    gates text[], most integer, ahead double precision DEFAULT 2,
+    OUT admitted integer, OUT more text[], OUT seconds_to_token double precision
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
 DECLARE
     at text[] := gates;
+    share integer;
+    has_rates constant boolean := EXISTS (SELECT FROM taskflow.limits WHERE num_nonnulls(rate, rate_per_key) > 0);
+    kind text[];
+    full_gates text[];
     passed bigint[];
     doomed bigint[];
+    blocked bigint[];
+    ready bigint[] := '{}';
     freed taskflow.priority[];
-    all_passed bigint[] := '{}';
+    began constant timestamptz := clock_timestamp();
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1952543595) THEN
         RETURN;
     END IF;
-    admitted := 0;
+    more := '{}';
     WHILE cardinality(at) > 0 LOOP
-        PERFORM taskflow.fill_buckets(at);
-        WITH over AS (
-            DELETE FROM taskflow.holds AS hold
-            USING (SELECT g.gate, task.status
-                   FROM unnest(at) AS g (gate)
-                   LEFT JOIN taskflow.tasks AS task
-                        ON task.id = CASE WHEN g.gate LIKE 'task:%' THEN substr(g.gate, 6)::bigint END
-                   WHERE g.gate LIKE 'task:%' AND (task.id IS NULL OR task.finished_at IS NOT NULL)) AS before
-            WHERE hold.gate = before.gate AND hold.state = 'waiting'
-            RETURNING hold.task_id, hold.needs_success AND before.status IN ('failed', 'cancelled') AS is_doomed
-        ), chosen AS (
-            SELECT here.gate, next.task_id
-            FROM (SELECT g.gate, taskflow.room(g.gate, turns.turn) AS free
-                  FROM unnest(at) AS g (gate)
-                  LEFT JOIN (SELECT priority, taskflow.turn(priority) AS turn
-                             FROM (SELECT DISTINCT split_part(t.gate, ':', 2) FROM unnest(at) AS t (gate)
-                                   WHERE t.gate LIKE 'tenant:%') AS named (name),
-                                  LATERAL (SELECT name::taskflow.priority) AS p (priority)) AS turns
-                       ON g.gate LIKE 'tenant:%' AND turns.priority::text = split_part(g.gate, ':', 2)
-                  WHERE g.gate NOT LIKE 'task:%') AS here
-            CROSS JOIN LATERAL (
-                SELECT h.task_id
-                FROM taskflow.holds AS h
-                WHERE h.gate = here.gate AND h.state = 'waiting' AND h.scheduled_at <= now()
-                ORDER BY h.priority, h.scheduled_at, h.task_id
-                LIMIT here.free
-            ) AS next
-            LIMIT most
-        ), moved AS (
-            UPDATE taskflow.holds AS hold
-            SET state = 'passed'
-            FROM chosen
-            WHERE hold.task_id = chosen.task_id AND hold.gate = chosen.gate
-            RETURNING hold.task_id, hold.gate
-        ), paid AS (
-            UPDATE taskflow.buckets AS bucket
-            SET tokens = bucket.tokens - used.tokens
-            FROM (SELECT moved.gate, count(*) AS tokens FROM moved GROUP BY moved.gate) AS used
-            WHERE bucket.gate = used.gate
-        )
-        SELECT array_agg(task_id) FILTER (WHERE NOT is_doomed), array_agg(task_id) FILTER (WHERE is_doomed)
-        INTO passed, doomed
-        FROM (SELECT task_id, false FROM moved
-              UNION ALL SELECT task_id, coalesce(is_doomed, false) FROM over) AS either (task_id, is_doomed);
-        all_passed := all_passed || passed;
+        passed := '{}';
+        doomed := '{}';
+        kind := ARRAY(SELECT g FROM unnest(at) AS g WHERE g LIKE 'task:%');
+        IF kind <> '{}' THEN
+            share := greatest(1, most / cardinality(kind));
+            WITH chosen AS (
+                SELECT next.spot, here.gate, here.status
+                FROM (SELECT g.gate, task.status
+                      FROM unnest(kind) AS g (gate)
+                      LEFT JOIN taskflow.tasks AS task ON task.id = substr(g.gate, 6)::bigint
+                      WHERE task.id IS NULL OR task.finished_at IS NOT NULL) AS here
+                CROSS JOIN LATERAL (
+                    SELECT h.ctid FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
+                    ORDER BY h.priority, h.scheduled_at, h.task_id
+                    LIMIT share
+                ) AS next (spot)
+            ), over AS (
+                DELETE FROM taskflow.holds AS hold
+                USING chosen
+                WHERE hold.ctid = chosen.spot AND hold.state = 'waiting'
+                RETURNING hold.task_id, hold.gate,
+                          coalesce(hold.needs_success AND chosen.status IN ('failed', 'cancelled'), false) AS is_doomed
+            )
+            SELECT coalesce(array_agg(DISTINCT task_id) FILTER (WHERE NOT is_doomed), '{}'),
+                   coalesce(array_agg(DISTINCT task_id) FILTER (WHERE is_doomed), '{}'),
+                   (SELECT array_agg(gate) FROM (SELECT gate FROM over GROUP BY gate HAVING count(*) = share) AS f)
+            INTO passed, doomed, full_gates
+            FROM over;
+            more := more || full_gates;
+        END IF;
 
-        -- The gates that come next, and those of tasks that wait for one that is cancelled here.
-        WITH cancelled AS (
-            UPDATE taskflow.tasks AS task
-            SET status = 'cancelled', finished_at = now(), updated_at = now(),
-                error = 'a task that it waited for did not succeed'
-            WHERE task.id = ANY (ARRAY(SELECT live.id FROM taskflow.tasks AS live
-                                       WHERE live.id = ANY (doomed) AND live.status = 'queued'
-                                       ORDER BY live.id FOR UPDATE))
-            RETURNING task.id
-        ), dropped AS (
-            DELETE FROM taskflow.holds AS hold WHERE hold.task_id = ANY (doomed) AND hold.gate LIKE 'task:%'
-        ), next AS (
-            UPDATE taskflow.holds AS hold
-            SET state = 'waiting'
-            FROM (SELECT h.task_id, min(h.position) AS position
-                  FROM taskflow.holds AS h
-                  WHERE h.task_id = ANY (passed) AND h.state = 'later'
-                    AND NOT EXISTS (SELECT FROM taskflow.holds AS w
-                                    WHERE w.task_id = h.task_id AND w.state = 'waiting')
-                  GROUP BY h.task_id) AS following
-            WHERE hold.task_id = following.task_id AND hold.position = following.position
-            RETURNING hold.gate
-        )
-        SELECT array_agg(DISTINCT found.gate) INTO at
-        FROM (SELECT 'task:' || id FROM cancelled UNION ALL SELECT next.gate FROM next) AS found (gate);
+        kind := ARRAY(SELECT g FROM unnest(at) AS g WHERE g LIKE 'order:%');
+        IF kind <> '{}' THEN
+            WITH chosen AS (
+                SELECT next.spot
+                FROM unnest(kind) AS here (gate)
+                CROSS JOIN LATERAL (
+                    SELECT h.ctid FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
+                    ORDER BY h.priority, h.scheduled_at, h.task_id
+                    LIMIT 1
+                ) AS next (spot)
+                WHERE (SELECT h.task_id FROM taskflow.holds AS h
+                       WHERE h.gate = here.gate AND h.state = 'passed' LIMIT 1) IS NULL
+            ), moved AS (
+                UPDATE taskflow.holds AS hold
+                SET state = 'passed'
+                FROM chosen
+                WHERE hold.ctid = chosen.spot AND hold.state = 'waiting'
+                RETURNING hold.task_id
+            )
+            SELECT passed || array_agg(task_id) INTO passed FROM moved;
+        END IF;
+
+        kind := ARRAY(SELECT g FROM unnest(at) AS g WHERE g NOT LIKE 'task:%' AND g NOT LIKE 'order:%');
+        IF kind <> '{}' THEN
+            share := greatest(1, most / cardinality(kind));
+            IF has_rates THEN
+                PERFORM taskflow.fill_buckets(kind);
+            END IF;
+            WITH turns AS MATERIALIZED (
+                SELECT priority, taskflow.turn(priority::taskflow.priority, ahead) AS turn
+                FROM (SELECT DISTINCT split_part(g, ':', 2) FROM unnest(kind) AS g WHERE g LIKE 'tenant:%') AS p (priority)
+            ), chosen AS (
+                SELECT next.spot, next.turn
+                FROM (SELECT g.gate,
+                             CASE WHEN g.gate LIKE 'tenant:%'
+                                  THEN (SELECT turns.turn FROM turns WHERE turns.priority = split_part(g.gate, ':', 2))
+                                       - (SELECT count(*) FROM taskflow.holds AS h
+                                          WHERE h.gate = g.gate AND h.state = 'passed')
+                                  ELSE taskflow.room(g.gate, share)
+                             END AS free
+                      FROM unnest(kind) AS g (gate)) AS here
+                CROSS JOIN LATERAL (
+                    SELECT h.ctid, row_number() OVER (ORDER BY h.priority, h.scheduled_at, h.task_id)
+                    FROM taskflow.holds AS h
+                    WHERE h.gate = here.gate AND h.state = 'waiting' AND h.scheduled_at <= now()
+                    ORDER BY h.priority, h.scheduled_at, h.task_id
+                    LIMIT greatest(0, least(here.free, share))
+                ) AS next (spot, turn)
+            ), moved AS (
+                UPDATE taskflow.holds AS hold
+                SET state = 'passed'
+                FROM chosen
+                WHERE hold.ctid = chosen.spot AND hold.state = 'waiting'
+                RETURNING hold.task_id, hold.gate, chosen.turn
+            ), used AS MATERIALIZED (
+                SELECT gate, count(*) AS tokens FROM moved GROUP BY gate
+            ), paid AS (
+                UPDATE taskflow.buckets AS bucket
+                SET tokens = bucket.tokens - used.tokens
+                FROM used
+                WHERE has_rates AND bucket.gate = used.gate
+            )
+            SELECT passed || array_agg(task_id ORDER BY turn, task_id),
+                   (SELECT array_agg(gate) FROM used WHERE tokens = share)
+            INTO passed, full_gates
+            FROM moved;
+            more := more || full_gates;
+        END IF;
+
+        -- Those with other gates before them come to the next one, if they do not stand before another already.
+        blocked := ARRAY(SELECT DISTINCT h.task_id FROM taskflow.holds AS h
+                         WHERE h.task_id = ANY (passed) AND h.state IN ('waiting', 'later'));
+        IF blocked = '{}' THEN
+            ready := ready || passed;
+        ELSE
+            ready := ready || ARRAY(SELECT p.id FROM unnest(passed) WITH ORDINALITY AS p (id, number)
+                                    WHERE NOT EXISTS (SELECT FROM taskflow.holds AS h
+                                                      WHERE h.task_id = p.id AND h.state IN ('waiting', 'later'))
+                                    ORDER BY p.number);
+        END IF;
+        at := '{}';
+        IF blocked <> '{}' THEN
+            WITH next AS (
+                UPDATE taskflow.holds AS hold
+                SET state = 'waiting'
+                FROM (SELECT h.task_id, min(h.position) AS position
+                      FROM taskflow.holds AS h
+                      WHERE h.task_id = ANY (blocked) AND h.state = 'later'
+                        AND NOT EXISTS (SELECT FROM taskflow.holds AS w
+                                        WHERE w.task_id = h.task_id AND w.state = 'waiting')
+                      GROUP BY h.task_id) AS following
+                WHERE hold.task_id = following.task_id AND hold.position = following.position
+                RETURNING hold.gate
+            )
+            SELECT coalesce(array_agg(DISTINCT gate), '{}') INTO at FROM next;
+        END IF;
+        -- And those that wait for one that is cancelled here, to its gate.
+        IF doomed <> '{}' THEN
+            WITH cancelled AS (
+                UPDATE taskflow.tasks AS task
+                SET status = 'cancelled', finished_at = now(), updated_at = now(),
+                    error = 'a task that it waited for did not succeed'
+                WHERE task.id = ANY (ARRAY(SELECT live.id FROM taskflow.tasks AS live
+                                           WHERE live.id = ANY (doomed) AND live.status = 'queued'
+                                           ORDER BY live.id FOR UPDATE))
+                RETURNING task.id
+            ), dropped AS (
+                DELETE FROM taskflow.holds AS hold WHERE hold.task_id = ANY (doomed) AND hold.gate LIKE 'task:%'
+            )
+            SELECT at || array_agg('task:' || id) INTO at FROM cancelled;
+        END IF;
     END LOOP;
 
-    WITH free AS (
-        SELECT task.id
-        FROM taskflow.tasks AS task
-        WHERE task.id = ANY (all_passed) AND task.status = 'queued' AND task.held
-          AND NOT EXISTS (SELECT FROM taskflow.holds AS hold
-                          WHERE hold.task_id = task.id AND hold.state IN ('waiting', 'later'))
-        ORDER BY task.id
-        FOR UPDATE
-    ), opened AS (
+    WITH opened AS (
         UPDATE taskflow.tasks AS task
-        SET held = false, scheduled_at = greatest(task.scheduled_at, clock_timestamp()), updated_at = now()
-        FROM free
-        WHERE task.id = free.id
+        SET held = false, updated_at = now(),
+            scheduled_at = greatest(task.scheduled_at, began + given.turn * interval '1 microsecond')
+        FROM (SELECT id, turn FROM unnest(ready) WITH ORDINALITY AS r (id, turn) ORDER BY id) AS given
+        WHERE task.id = given.id AND task.status = 'queued' AND task.held
         RETURNING task.priority
     )
     SELECT array_agg(DISTINCT priority), count(*) INTO freed, admitted FROM opened;
     PERFORM taskflow.wake(priority) FROM unnest(freed) AS f (priority);
-    -- Those that were cancelled meanwhile shall not count.
-    PERFORM taskflow.settle(ARRAY(SELECT id FROM taskflow.tasks WHERE id = ANY (all_passed) AND finished_at IS NOT NULL));
-    SELECT min((1 - bucket.tokens) / bucket.per_second) INTO seconds_to_token
-    FROM taskflow.buckets AS bucket
-    WHERE bucket.gate = ANY (gates) AND bucket.tokens < 1
-      AND EXISTS (SELECT FROM taskflow.holds AS h WHERE h.gate = bucket.gate AND h.state = 'waiting');
+    IF admitted < cardinality(ready) THEN
+        -- Those that were cancelled meanwhile shall not count.
+        PERFORM taskflow.settle(ARRAY(SELECT id FROM taskflow.tasks WHERE id = ANY (ready) AND finished_at IS NOT NULL));
+    END IF;
+    IF has_rates THEN
+        SELECT more || array_agg(bucket.gate), min((1 - bucket.tokens) / bucket.per_second) INTO more, seconds_to_token
+        FROM taskflow.buckets AS bucket
+        WHERE bucket.gate = ANY (gates) AND bucket.tokens < 1
+          AND EXISTS (SELECT FROM taskflow.holds AS h WHERE h.gate = bucket.gate AND h.state = 'waiting');
+    END IF;
 END
 $$;
 
@@ -403,11 +486,8 @@ LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.buckets AS bucket (gate, tokens, per_second)
     SELECT g.gate, bound.rate, bound.rate / limits.rate_seconds
     FROM unnest($1) AS g (gate)
-    CROSS JOIN LATERAL (SELECT task.type FROM taskflow.holds AS h JOIN taskflow.tasks AS task ON task.id = h.task_id
-                        WHERE h.gate = g.gate AND h.state = 'waiting' LIMIT 1) AS waiting
-    JOIN taskflow.limits ON limits.type = waiting.type
-    CROSS JOIN LATERAL (SELECT CASE WHEN g.gate LIKE 'type:%' THEN limits.rate
-                                    WHEN g.gate LIKE 'key:%' THEN limits.rate_per_key END) AS bound (rate)
+    JOIN taskflow.limits ON limits.type = taskflow.limited_type(g.gate)
+    CROSS JOIN LATERAL (SELECT CASE WHEN g.gate LIKE 'type:%' THEN limits.rate ELSE limits.rate_per_key END) AS bound (rate)
     WHERE bound.rate IS NOT NULL
     ON CONFLICT (gate) DO UPDATE
     SET filled_at = clock_timestamp(), per_second = excluded.per_second,
@@ -418,6 +498,39 @@ $$;
 -- Take what has ended off its gates: the gates at which others may pass now. A task that waits for its next attempt
 -- leaves its place in tenants' turns and limits, but keeps that in the order of its key.
 CREATE FUNCTION taskflow.settle(ids bigint[]) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+    at text[];
+BEGIN
+    -- Most have succeeded.
+    WITH removed AS (
+        DELETE FROM taskflow.holds AS hold
+        USING taskflow.tasks AS task
+        WHERE hold.task_id = ANY (ids) AND task.id = hold.task_id AND task.status = 'succeeded'
+        RETURNING hold.gate, hold.position
+    )
+    SELECT array_agg(DISTINCT gate) FILTER (WHERE position > 0) INTO at FROM removed;
+    RETURN QUERY SELECT unnest(at);
+
+    IF EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.task_id = ANY (ids) AND hold.state <> 'ended') THEN
+        RETURN QUERY SELECT taskflow.settle_others(ids);
+    END IF;
+
+    IF EXISTS (SELECT FROM taskflow.holds AS hold
+               WHERE hold.gate > 'task:' AND hold.gate < 'task;' AND hold.state = 'waiting') THEN
+        RETURN QUERY
+        SELECT before.gate
+        FROM (SELECT 'task:' || id FROM unnest(ids) AS id) AS before (gate)
+        WHERE EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.gate = before.gate AND hold.state = 'waiting');
+    END IF;
+END
+$$;
+
+-- The part of taskflow.settle for tasks that did not succeed.
+CREATE FUNCTION taskflow.settle_others(ids bigint[]) RETURNS SETOF text
 LANGUAGE sql VOLATILE AS $$
     WITH over AS (
         SELECT hold.task_id, hold.gate, hold.position, task.status, task.scheduled_at
@@ -450,11 +563,7 @@ LANGUAGE sql VOLATILE AS $$
           AND ((over.status IN ('failed', 'cancelled') AND over.position > 0)
                OR over.task_id IN (SELECT id FROM held))
     )
-    SELECT over.gate FROM over WHERE over.position > 0
-    UNION
-    SELECT before.gate
-    FROM (SELECT 'task:' || id FROM unnest($1) AS id) AS before (gate)
-    WHERE EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.gate = before.gate AND hold.state = 'waiting')
+    SELECT DISTINCT over.gate FROM over WHERE over.position > 0
 $$;
 
 -- Forget a type that is neither limited nor paused, and tell the workers.

@@ -5,7 +5,9 @@
 
 from collections.abc import Sequence
 
-from taskflow.database import Connection
+from msgspec import Struct
+
+from taskflow.database import Connection, array
 
 
 async def adopt(conn: Connection) -> bool:
@@ -17,25 +19,43 @@ async def adopt(conn: Connection) -> bool:
     return row is not None and row[0]
 
 
-ADMIT = "SELECT admitted, seconds_to_token FROM taskflow.admit(%(gates)s, %(most)s)"
+# A crash of Postgres that forgets what passed, or what was taken off, leaves it to be found again.
+ADMIT = """
+SELECT admitted, more, seconds_to_token
+FROM set_config('synchronous_commit', 'off', true), taskflow.admit(%(gates)s, %(most)s, %(ahead)s)
+"""
 
 
-async def admit(conn: Connection, gates: Sequence[str], most: int = 1000) -> tuple[int | None, float | None]:
-    """Let tasks pass *gates*: how many may be claimed now, and the seconds until a rate lets the next one pass.
+class Admission(Struct, frozen=True):
+    """What a call of ``admit`` brought."""
 
-    None instead of a number: another session is at it; try again.
+    admitted: int | None
+    """How many tasks may be claimed now; None: another session is at it."""
+    more: list[str] | None
+    """Gates that have room for more, or will have once a token is there."""
+    seconds_to_token: float | None
+    """Until a rate lets the next task pass."""
+
+
+async def admit(conn: Connection, gates: Sequence[str], most: int = 1000, ahead: float = 2.0) -> Admission:
+    """Let tasks pass *gates*, in one step about *most*.
+
+    *ahead*: so many tasks of tenants stand ready for each slot of the fleet, beside those that run.
     """
-    row = await (await conn.execute(ADMIT, {"gates": list(gates), "most": most})).fetchone()
+    row = await (await conn.execute(ADMIT, {"gates": list(gates), "most": most, "ahead": ahead})).fetchone()
     assert row is not None
-    return row[0], row[1]
+    return Admission(*row)
 
 
-SETTLE = "SELECT taskflow.settle(%(ids)s::bigint[])"
+SETTLE = "SELECT taskflow.settle(%(ids)s::bigint[]) FROM set_config('synchronous_commit', 'off', true)"
 
 
 async def settle(conn: Connection, ids: Sequence[int]) -> set[str]:
-    """Take those of *ids* that have ended off their gates; the gates at which others may pass now."""
-    return {gate for (gate,) in await (await conn.execute(SETTLE, {"ids": list(ids)})).fetchall()}
+    """Take those of *ids* that have ended off their gates; the gates at which others may pass now.
+
+    Its commit is not waited for: not to be called in a transaction that records something.
+    """
+    return {gate for (gate,) in await (await conn.execute(SETTLE, {"ids": array(ids)})).fetchall()}
 
 
 NEWCOMERS = """
@@ -60,9 +80,9 @@ async def find_gates(conn: Connection, after: str, limit: int) -> list[str]:
     return [gate for (gate,) in await (await conn.execute(WALK, {"gate": after, "limit": limit})).fetchall()]
 
 
-# A few at a time, for those that have passed may be many.
+# A few at a time, for those that have passed may be many; not those that somebody is about to settle.
 LEFT_OVER = """
-SELECT passed.gate, passed.task_id, task.finished_at IS NOT NULL OR task.id IS NULL
+SELECT passed.gate, passed.task_id, task.id IS NULL OR task.finished_at < now() - interval '1 second'
 FROM (SELECT gate, task_id
       FROM taskflow.holds
       WHERE state = 'passed' AND (gate, task_id) > (%(gate)s, %(task)s)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -27,23 +28,49 @@ BATCH: Final = 1000
 GATES: Final = 200
 """Gates of one walk."""
 
+AHEAD: Final = 0.1
+"""Tenants' tasks for so many seconds stand ready, at the pace of this worker; and at least LEAST_AHEAD a slot.
+
+The more there are, the less a worker starves between two steps, and the longer a tenant waits that comes anew.
+"""
+LEAST_AHEAD: Final = 2.0
+
+
+class Pace:
+    """How many attempts end in a worker with so many *slots*."""
+
+    def __init__(self, slots: int) -> None:
+        self.ahead = LEAST_AHEAD
+        self._slots = slots
+        self._ended = 0
+        self._since = time.monotonic()
+
+    def count(self, ended: int) -> None:
+        """Count attempts that *ended*."""
+        self._ended += ended
+        if (seconds := time.monotonic() - self._since) >= AHEAD:
+            self.ahead = max(LEAST_AHEAD, self._ended / seconds * AHEAD / self._slots)
+            self._ended = 0
+            self._since += seconds
+
 
 class Gatekeeper:
     """Three ways lead to a gate: a task that ended gave room there, a task came newly to it, or the walk along all
     gates reached it. The first two are quick; the third makes sure. *woken* is set when tasks may be claimed.
     """
 
-    def __init__(self, link: Link, woken: asyncio.Event, registry: Registry, aging: float | None) -> None:
+    def __init__(self, link: Link, woken: asyncio.Event, registry: Registry, slots: int, aging: float | None) -> None:
         self.policy = Policy()
         self.knows_policy = asyncio.Event()
         self._link = link
         self._claimer_woken = woken
         self._aging = aging
+        self._pace = Pace(slots)
         self._undeclared = {task_type.name: task_type.limit for task_type in registry}
         self._woken = asyncio.Event()
         self._must_look = False
         self._next_walk = 0.0
-        self._open: set[str] = set()
+        self._open: dict[str, None] = {}  # the gates to try next, the longest known first
         self._newest = 0
         self._walked_to = ""
         self._left_over_from = ("", 0)
@@ -55,9 +82,11 @@ class Gatekeeper:
 
     async def follow_up(self, conn: Connection, ids: Sequence[int]) -> None:
         """Give the places of tasks that have ended to others."""
-        if self.policy.uses_gates and (gates := await settle(conn, ids)):
-            self._open |= gates
-            self._woken.set()
+        if self.policy.uses_gates:
+            self._pace.count(len(ids))
+            if gates := await settle(conn, ids):
+                self._open |= dict.fromkeys(gates)
+                self._woken.set()
 
     async def look(self, conn: Connection) -> None:
         """See what is in force, and what was missed."""
@@ -81,7 +110,7 @@ class Gatekeeper:
             left_over, end = await find_left_over(conn, self._left_over_from, BATCH)
             self._left_over_from = end or ("", 0)
             if left_over:
-                self._open |= await settle(conn, left_over)
+                self._open |= dict.fromkeys(await settle(conn, left_over))
 
     async def _adopt(self, conn: Connection) -> None:
         try:
@@ -122,24 +151,24 @@ class Gatekeeper:
         if not self.policy.uses_gates:
             return 0.0
         newcomers = await find_newcomers(conn, self._newest, BATCH)
-        self._open.update(gate for _, gate in newcomers)
+        self._open |= dict.fromkeys(gate for _, gate in newcomers)
         self._newest = max([self._newest, *(id for id, _ in newcomers)])
         if (now := time.monotonic()) >= self._next_walk:
             self._next_walk = now + WALK
             gates = await find_gates(conn, self._walked_to, GATES)
             self._walked_to = gates[-1] if len(gates) == GATES else ""
-            self._open.update(gates)
+            self._open |= dict.fromkeys(gates)
         if not self._open:
             return WALK
-        gates, self._open = self._open, set[str]()
-        admitted, to_token = await admit(conn, sorted(gates), BATCH)
-        if admitted is None:
-            self._open |= gates
+        gates = list(islice(self._open, BATCH))
+        for gate in gates:
+            del self._open[gate]
+        admission = await admit(conn, gates, BATCH, self._pace.ahead)
+        self._open |= dict.fromkeys(gates if admission.more is None else admission.more)
+        if admission.admitted is None:
             return BUSY
-        if admitted:
-            self._open |= gates  # there may be room for more
+        if admission.admitted:
             self._claimer_woken.set()
+        if admission.admitted or len(newcomers) == BATCH or len(gates) == BATCH:
             return 0.0
-        if len(newcomers) == BATCH:
-            return 0.0
-        return WALK if to_token is None else min(WALK, max(to_token, 0.001))
+        return WALK if admission.seconds_to_token is None else min(WALK, max(admission.seconds_to_token, 0.001))

@@ -166,7 +166,7 @@ async def _work(
         worker = registration.worker
         pruner = Pruner(prunes, options.retention)
         meter = None if options.health_port is None else Meter(lambda: time.time() + presence.clock_ahead)
-        gatekeeper = Gatekeeper(gates, bell.woken, registry, options.aging)
+        gatekeeper = Gatekeeper(gates, bell.woken, registry, options.concurrency, options.aging)
         teller = Teller()
         bell.on("watch", teller.hear)
         finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up, teller.tell])
