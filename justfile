@@ -75,9 +75,9 @@ fmt:
     uv run --frozen ruff check --fix
     uv run --frozen ruff format
 
-# What CI runs.
-ci:
-    .ci/run
+# What CI runs; just ci long: with the long form of the faults, and ten minutes of soak.
+ci form="short":
+    .ci/run "$1"
 
 # Build sdist and wheel, check them, and run the demo from the wheel.
 package:

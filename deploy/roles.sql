@@ -81,6 +81,7 @@ GRANT EXECUTE ON FUNCTION
     taskflow.key_gate(text, text),
     taskflow.hold_limited_type(),
     taskflow.wake(taskflow.priority),
+    taskflow.notify(text, text),
     taskflow.somebody_is_idle(taskflow.priority),
     taskflow.idle_key(taskflow.priority)
     TO taskflow_api, taskflow_worker;

@@ -85,7 +85,7 @@ WITH turn AS MATERIALIZED (
 ), gap AS (
     INSERT INTO taskflow.events (count, changes) SELECT 0, '[]' FROM alone WHERE alone
 )
-SELECT pg_notify('taskflow', 'watch:') FROM alone
+SELECT taskflow.notify('taskflow', 'watch:') FROM alone
 """
 
 

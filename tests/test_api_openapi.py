@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 EXAMPLES = int(os.environ.get("TASKFLOW_TEST_EXAMPLES", "20"))
 """Of each operation; `just fuzz` tries more."""
-TIME = 100 + EXAMPLES
+TIME = 100 + 8 * EXAMPLES
 HOOKS = Path(__file__).parent / "fuzz_hooks.py"
 
 

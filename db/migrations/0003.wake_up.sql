@@ -13,17 +13,23 @@ LANGUAGE sql VOLATILE
 RETURN NOT (pg_try_advisory_lock(1952543595, taskflow.idle_key(priority))
             AND pg_advisory_unlock(1952543595, taskflow.idle_key(priority)));
 
+-- Notify, unless somebody has stopped reading and half of the queue waits for him: with a full one, every transaction
+-- that notifies fails. Notifications only save waiting; workers look now and then anyway.
+CREATE FUNCTION taskflow.notify(channel text, payload text) RETURNS void
+LANGUAGE sql VOLATILE
+RETURN CASE WHEN pg_notification_queue_usage() < 0.5 THEN pg_notify(channel, payload) END;
+
 -- Notify the idle workers of this priority, if there are any; NOTIFY makes commits wait for each other.
 CREATE FUNCTION taskflow.wake(priority taskflow.priority) RETURNS void
 LANGUAGE sql VOLATILE
-RETURN CASE WHEN taskflow.somebody_is_idle(priority) THEN pg_notify('taskflow', priority::text) END;
+RETURN CASE WHEN taskflow.somebody_is_idle(priority) THEN taskflow.notify('taskflow', priority::text) END;
 
 CREATE FUNCTION taskflow.wake_for_new_task() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Asked again, for the first yes may have been another enqueue that asked at the same instant.
     IF NEW.held THEN
-        PERFORM pg_notify('taskflow', 'gate:');
+        PERFORM taskflow.notify('taskflow', 'gate:');
     ELSIF NEW.status = 'queued' THEN
         PERFORM taskflow.wake(NEW.priority);
     END IF;

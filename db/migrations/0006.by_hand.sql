@@ -18,7 +18,7 @@ LANGUAGE sql VOLATILE AS $$
         WHERE task.id = live.id
         RETURNING task.id
     ), told AS MATERIALIZED (
-        SELECT pg_notify('taskflow', 'cancel:' || worker_id)
+        SELECT taskflow.notify('taskflow', 'cancel:' || worker_id)
         FROM (SELECT DISTINCT worker_id FROM live WHERE status = 'running') AS workers
     )
     SELECT id FROM cancelled WHERE (SELECT count(*) FROM told) >= 0

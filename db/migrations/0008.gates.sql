@@ -572,7 +572,7 @@ LANGUAGE sql VOLATILE AS $$
     DELETE FROM taskflow.limits AS l
     WHERE l.type = $1 AND l.paused_at IS NULL
       AND num_nonnulls(l.concurrency, l.concurrency_per_key, l.rate, l.rate_per_key) = 0;
-    SELECT pg_notify('taskflow', 'gate:')
+    SELECT taskflow.notify('taskflow', 'gate:')
 $$;
 
 -- Limit a type: what is null has no limit. A task declares its own with @task(limit=…).
@@ -599,7 +599,7 @@ CREATE FUNCTION taskflow.pause_type(type text, reason text DEFAULT NULL) RETURNS
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.limits AS l (type, paused_at, pause_reason) VALUES ($1, now(), $2)
     ON CONFLICT (type) DO UPDATE SET paused_at = coalesce(l.paused_at, now()), pause_reason = $2;
-    SELECT pg_notify('taskflow', 'gate:')
+    SELECT taskflow.notify('taskflow', 'gate:')
 $$;
 
 CREATE FUNCTION taskflow.resume_type(type text) RETURNS void
@@ -612,13 +612,13 @@ CREATE FUNCTION taskflow.pause(priority taskflow.priority, reason text DEFAULT N
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.pauses AS p (priority, reason) VALUES ($1, $2)
     ON CONFLICT (priority) DO UPDATE SET reason = $2;
-    SELECT pg_notify('taskflow', 'gate:')
+    SELECT taskflow.notify('taskflow', 'gate:')
 $$;
 
 CREATE FUNCTION taskflow.resume(priority taskflow.priority) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     DELETE FROM taskflow.pauses AS p WHERE p.priority = $1;
-    SELECT pg_notify('taskflow', 'gate:')
+    SELECT taskflow.notify('taskflow', 'gate:')
 $$;
 
 -- Enqueue tasks as a group: objects as taskflow.enqueue_held takes. The callback, one more object, runs when all of them

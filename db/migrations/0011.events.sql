@@ -36,7 +36,7 @@ BEGIN
     HAVING count(*) > 0
     RETURNING id INTO event;
     IF event IS NOT NULL THEN
-        PERFORM pg_notify('taskflow_events', event::text);
+        PERFORM taskflow.notify('taskflow_events', event::text);
     END IF;
     RETURN true;
 END

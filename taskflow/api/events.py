@@ -41,7 +41,7 @@ LastEventId = Annotated[
     HeaderParameter(
         name="Last-Event-ID",
         description="what comes after this event; browsers send it when they connect again",
-        schema_extra={"pattern": r"^[0-9]{1,18}(\.[0-9]{1,9})?$"},
+        schema_extra={"pattern": r"^[0-9]{1,19}(\.[0-9]{1,9})?$"},
     ),
 ]
 
@@ -56,7 +56,7 @@ def read_event_id(text: str) -> tuple[int, int] | None:
     """The batch and the index in it, or behind it all; raises InvalidRequest."""
     if not text:
         return None
-    if not (found := re.fullmatch(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?", text)):
+    if not (found := re.fullmatch(r"([0-9]{1,19})(?:\.([0-9]{1,9}))?", text)):
         raise InvalidRequest("Last-Event-ID: expected an id of this stream", "Last-Event-ID")
     return int(found[1]), int(found[2] or 10**9)
 

@@ -43,18 +43,21 @@ Measure = Callable[[str, list[float]], None]
 
 
 class Postgres:
-    """A server that keeps what was committed, whatever happens to its processes; started and stopped by one thread."""
+    """A server that keeps what was committed, whatever happens to its processes; started and stopped by one thread.
 
-    def __init__(self, home: Path) -> None:
+    *options* are more settings of it.
+    """
+
+    def __init__(self, home: Path, *options: str) -> None:
         self._home = home
+        # Without fsync, only a crash of the machine loses anything.
+        self._options = ["max_connections=100", "synchronous_commit=on", "full_page_writes=on", *options]
         self._running = ExitStack()
         self.dsn = ""
 
     def start(self) -> float:
         """Start it and wait until it is ready; the time (Unix) when it was."""
-        # Without fsync, only a crash of the machine loses anything.
-        options = ["max_connections=100", "synchronous_commit=on", "full_page_writes=on"]
-        self.dsn = self._running.enter_context(private_server(self._home, options=options))
+        self.dsn = self._running.enter_context(private_server(self._home, options=self._options))
         return time.time()
 
     def stop(self, how: str = "fast") -> None:
@@ -107,9 +110,9 @@ class Arena:
         worker.await_said("worker.started")
         return worker
 
-    def start_server(self) -> Started:
+    def start_server(self, **settings: str) -> Started:
         """Start the API, also in place of one that has ended."""
-        self.server = self._start("taskflow-server", "--port", str(self.port))
+        self.server = self._start("taskflow-server", "--port", str(self.port), **settings)
         return self.server
 
     def _start(self, command: str, *arguments: str, **settings: str) -> Started:

@@ -4,15 +4,20 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import psycopg
 import pytest
-from commands import until
+from commands import api, await_ready, free_port, until
 from producing import Producer
+from serving import is_problem
 from support import SLEEPY_APP
 
 from faults.arena import Arena, Measure, rounds
 
 pytestmark = pytest.mark.timeout(900)
 
+TASK: Final = {"name": "a task", "type": "work", "payload": {"seconds": 0}}
+SERVER_LIMIT: Final = 5.0
+"""The default of SERVER_TIME_OUT_IN_SECONDS."""
 WAKE_LIMIT: Final = 1.0
 BACK_LIMIT: Final = 10.0
 """Seconds in which acknowledgements and completions have to flow again; 2 are the longest pause between tries."""
@@ -94,6 +99,38 @@ def test_outcomes_of_handlers_that_ended_while_postgres_was_away_are_recorded(ar
     for task in tasks:
         assert arena.executions(task) == [(1, "began")]
         assert arena.database.history(task) == [("queued", "running", 1), ("running", "succeeded", 1)]
+
+
+def test_a_table_that_is_locked_for_long_shows_in_readiness_and_work_goes_on_after_it(arena: Arena, measure: Measure):
+    port = free_port()
+    worker = arena.start_ready("1", HEALTH_PORT=str(port))
+    server = arena.start_server()
+    task = arena.database.enqueue("end_in_silence", {"seconds": 2})
+    arena.await_entry(task)
+    refused: list[float] = []
+    with api(arena.port) as client, api(port) as health:
+        await_ready(client, server)
+        until(lambda: health.get("/readiness").status_code == 200)
+        with psycopg.connect(arena.postgres.dsn) as locker:
+            locker.execute("LOCK TABLE taskflow.tasks")
+            ends_at = time.monotonic() + rounds(8, 30)
+            until(lambda: health.get("/readiness").status_code == 503)
+            while time.monotonic() < ends_at:
+                began = time.monotonic()
+                assert is_problem(client.post("/tasks", json=TASK), 503)
+                refused.append(time.monotonic() - began)
+                assert health.get("/readiness").status_code == 503
+                assert health.get("/liveness").status_code == 200
+        free_at = time.monotonic()
+        until(lambda: health.get("/readiness").status_code == 200)
+        arena.acknowledged.append(client.post("/tasks", json=TASK).raise_for_status().json()["added_task_id"])
+    arena.database.await_all("succeeded")
+    measure("table locked: an enqueue is refused after", refused)
+    measure("table locked: what waited and a new task have succeeded after it was free", [time.monotonic() - free_at])
+    assert max(refused) <= SERVER_LIMIT + 2
+    assert arena.executions(task) == [(1, "began")]
+    assert "worker.lost" not in worker.said
+    arena.assert_promise_kept()
 
 
 @pytest.mark.parametrize("fault", ["restart", "termination"])

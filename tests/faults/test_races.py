@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import pytest
@@ -17,14 +18,26 @@ from taskflow.maintenance import rescue_once
 from taskflow.model import EVERYDAY, ClaimedTask, Failed, Outcome, Released, Retry, Status, Succeeded
 from taskflow.queue.cancel import cancel
 from taskflow.queue.claim import claim
+from taskflow.queue.delete import delete_final
 from taskflow.queue.finish import fail, succeed
+from taskflow.queue.prune import prune
 from taskflow.queue.recover import recover, retry_by_hand
+from taskflow.queue.reprioritise import reprioritise
+from taskflow.queue.rescue import rescue
 from taskflow.worker.finisher import record
 from taskflow.worker.link import Link
 
 pytestmark = pytest.mark.timeout(300)
 
 LEASE: Final = 15.0
+STATUSES: Final = (Status.FAILED, Status.QUEUED)
+FINAL: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+REFILL: Final = """
+INSERT INTO taskflow.tasks (name, type, payload, max_attempts)
+SELECT 'n', 't', '{}', 1000000 FROM generate_series(1, 300 - (SELECT count(*) FROM taskflow.tasks))
+RETURNING id
+"""
 
 
 async def test_five_recoveries_and_ten_rescues_at_once_move_each_task_once(
@@ -87,27 +100,31 @@ async def test_a_recovery_that_races_finishes_leaves_one_row_of_history_for_each
 
 
 async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_anybody(
-    dsn: str, conn: Connection, connections: Connect, make_worker: MakeWorker, seed: int
+    dsn: str,
+    conn: Connection,
+    connections: Connect,
+    make_worker: MakeWorker,
+    seed: int,
 ):
     chance = random.Random(seed)
     workers = [await make_worker() for _ in range(4)]
-    await conn.execute(
-        """
-        INSERT INTO taskflow.tasks (name, type, payload, max_attempts)
-        SELECT 'n', 't', '{}', 1000000 FROM generate_series(1, 300)
-        """
-    )
-    ids = [id for (id,) in await (await conn.execute("SELECT id FROM taskflow.tasks")).fetchall()]
+    ids: list[int] = []
     ends_at = time.monotonic() + rounds(8, 60)
     done: Counter[str] = Counter()
+
+    async def refill(conn: Connection) -> int:
+        """Put tasks in the place of those that were deleted."""
+        added = await (await conn.execute(REFILL)).fetchall()
+        ids[:] = [id for (id,) in await (await conn.execute("SELECT id FROM taskflow.tasks")).fetchall()]
+        return len(added)
 
     async def repeat(name: str, act: Callable[[], Awaitable[int]]) -> None:
         while time.monotonic() < ends_at:
             done[name] += await act()
 
     def some() -> list[int]:
-        chosen = sorted(chance.sample(ids, 200))
-        return chance.choice([chosen, chosen[::-1], chance.sample(chosen, 200)])
+        chosen = sorted(chance.sample(ids, min(200, len(ids))))
+        return chance.choice([chosen, chosen[::-1], chance.sample(chosen, len(chosen))])
 
     def an_outcome() -> Outcome:
         return chance.choice([Succeeded(), Succeeded(b"1"), Failed("boom"), Retry("boom", timedelta()), Released("")])
@@ -128,20 +145,30 @@ async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_
 
         return once
 
-    def recovers(conn: Connection, status: Status) -> Callable[[], Awaitable[int]]:
-        return lambda: recover(conn, status, 0, 100)
+    async def prunes(conn: Connection) -> int:
+        return (await prune(conn, chance.choice(FINAL), 0, limit=20)).deleted
 
+    async def deletes(conn: Connection) -> int:
+        return len(await delete_final(conn, some()[:20]))
+
+    async def moves(conn: Connection) -> int:
+        return len(await reprioritise(conn, some(), chance.choice(EVERYDAY)))
+
+    await refill(conn)
     links = [Link(dsn, "taskflow finish test", statement_timeout=30) for _ in workers]
-    opened = await connections(8)
+    opened = await connections(15)
     jobs = [repeat("finished", works(await link.get(), worker)) for link, worker in zip(links, workers, strict=True)]
+    jobs += [repeat("refilled", partial(refill, conn))]
     jobs += [repeat("cancelled", act(cancel, each)) for each in opened[:3]]
     jobs += [repeat("retried by hand", act(retry_by_hand, each)) for each in opened[3:6]]
-    jobs += [
-        repeat("recovered", recovers(*each)) for each in zip(opened[6:], (Status.FAILED, Status.QUEUED), strict=True)
-    ]
+    jobs += [repeat("recovered", partial(recover, opened[6 + n], STATUSES[n], 0, 100)) for n in range(2)]
+    jobs += [repeat("pruned", partial(prunes, each)) for each in opened[8:10]]
+    jobs += [repeat("deleted", partial(deletes, each)) for each in opened[10:12]]
+    jobs += [repeat("moved", partial(moves, each)) for each in opened[12:14]]
+    jobs += [repeat("rescued", lambda: rescue(opened[14], chance.choice(workers), 50))]
     ended = await asyncio.gather(*jobs, return_exceptions=True)
     for link in links:
         await link.close()
     assert ended == [None] * len(jobs)
-    assert len(done) == 4
+    assert len(done) == 9
     assert min(done.values()) > 0, done

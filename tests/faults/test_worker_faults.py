@@ -13,15 +13,19 @@ from faults.arena import GRACE, LEASE, Arena, Measure, rounds
 
 pytestmark = pytest.mark.timeout(900)
 
+START_PATIENCE: Final = 8.0
+"""Seconds more that a machine may take to start a process under load; about one if it has nothing else to do."""
+
 LOST: Final = """
-SELECT lost.task_id,
-       extract(epoch FROM successor.started_at)::float8,
+SELECT successor.pid,
+       extract(epoch FROM again.entered_at)::float8,
        extract(epoch FROM again.entered_at - successor.started_at)::float8
 FROM taskflow.attempts AS lost
 JOIN taskflow.workers AS worker ON worker.id = lost.worker_id
 CROSS JOIN LATERAL (
-    SELECT min(workers.started_at) AS started_at FROM taskflow.workers
+    SELECT pid, started_at FROM taskflow.workers
     WHERE workers.name = worker.name AND workers.id > worker.id
+    ORDER BY id LIMIT 1
 ) AS successor
 CROSS JOIN LATERAL (
     SELECT min(entered_at) AS entered_at FROM ledger
@@ -29,7 +33,8 @@ CROSS JOIN LATERAL (
 ) AS again
 WHERE lost.outcome = 'lost' AND again.entered_at IS NOT NULL
 """
-"""Of each attempt that was lost: when the next worker of the name registered, and how long after that it ran again."""
+"""Of each attempt that was lost: the pid of the next worker of the name, when (Unix) the task ran again, and how many
+seconds after that worker had registered."""
 
 
 def said_once(worker: Started, event: str) -> bool:
@@ -42,7 +47,7 @@ def test_workers_killed_each_second_under_load_run_their_tasks_again_when_they_a
     names = ["1", "2", "3", "4"]
     for name in names:
         arena.start_ready(name)
-    started_in: list[float] = []
+    started_at: dict[int, float] = {}
     with arena.load(60, longest=1.0):
         rested = list(names)
         for _ in range(rounds(4, 60)):
@@ -50,15 +55,17 @@ def test_workers_killed_each_second_under_load_run_their_tasks_again_when_they_a
             victim = rested.pop(arena.random.randrange(2))  # not the ones that were killed last: they only just start
             rested.append(victim)
             kill(arena.workers[victim])
-            began = time.monotonic()
-            arena.start_ready(victim)
-            started_in.append(time.monotonic() - began)
+            began = time.time()
+            started_at[arena.start_ready(victim).process.pid] = began
             time.sleep(max(next_at - time.monotonic(), 0))
     arena.assert_promise_kept()
-    again = [seconds for _, _, seconds in arena.database.rows(LOST)]
-    measure("start of a worker's process", started_in)
-    measure("killed worker restarted: its tasks run again after its registration", again)
-    assert max(again) <= 2.0
+    lost = arena.database.rows(LOST)
+    since_start = [at - started_at[pid] for pid, at, _ in lost]
+    since_registration = [seconds for _, _, seconds in lost]
+    measure("killed worker restarted: its tasks run again after its process was started", since_start)
+    measure("killed worker restarted: its tasks run again after its registration", since_registration)
+    assert max(since_registration) <= 2.0
+    assert max(since_start) <= 2.0 + START_PATIENCE
 
 
 def test_the_tasks_of_a_killed_worker_that_is_not_restarted_are_run_by_another_within_the_lease_and_five_seconds(
@@ -169,21 +176,24 @@ def test_workers_terminated_at_random_moments_under_load_leave_nothing_running_a
 ):
     arena.start_ready("stays", "--concurrency", "100")
     took: list[float] = []
+    ended: list[int] = []
     with arena.load(30, longest=1.5 * GRACE):
         for number in range(rounds(5, 100)):
             name = f"leaves {number}"
             worker = arena.start_worker(name)
-            time.sleep(arena.random.uniform(0.2, 3.0))
+            time.sleep(arena.random.uniform(0.3, 3.0))
             began = time.monotonic()
             status = worker.end(signal.SIGTERM)
             took.append(time.monotonic() - began)
             has_registered = bool(arena.database.rows("SELECT FROM taskflow.workers WHERE name = %s", name))
-            # Before that, Python itself may still be starting: it dies of the signal.
-            assert status == 0 or (status == -signal.SIGTERM and not has_registered), (status, worker.said)
+            # Python itself takes a moment to start, and knows no signals until then.
+            assert status == 0 or (status == -signal.SIGTERM and not has_registered and not worker.said), worker.said
+            ended.append(status)
             assert arena.running(name) == []
     arena.assert_promise_kept()
     measure(f"SIGTERM, grace {GRACE:g} s: until the process has ended", took)
     assert max(took) <= GRACE + 5
+    assert ended.count(0) > len(ended) / 2
     assert outcomes(arena) - {("failed",), ("released",)} == set()
     costly = arena.database.rows(
         """
