@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -154,3 +155,11 @@ def test_the_site_is_built_and_all_its_links_lead_somewhere(tmp_path: Path) -> N
     assert "POST /tasks/batch" in html["api"]
     assert "a_running_task_has_a_worker" in html["schema"]
     assert not re.findall(r'(?:src|href)="(https?://(?:fonts|cdn|unpkg)[^"]+)"', html["settings"])
+
+
+def test_the_pictures_show_the_data_beside_them() -> None:
+    folder = ROOT / "docs" / "benchmarks"
+    pictures = runpy.run_path(str(folder / "plot.py"))["PICTURES"]
+    for name, draw in pictures.items():
+        found = json.loads((folder / f"{name}.json").read_text())
+        assert (folder / f"{name}.svg").read_text() == draw(found), "run docs/benchmarks/plot.py"

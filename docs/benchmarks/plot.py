@@ -73,8 +73,8 @@ class Chart:
     def _text(self, x: float, y: float, words: str, colour: str, anchor: str) -> None:
         self._parts.append(f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{escape(words)}</text>')
 
-    def save(self, path: Path) -> None:
-        path.write_text("\n".join([*self._parts, "</svg>", ""]), encoding="utf-8")
+    def svg(self) -> str:
+        return "\n".join([*self._parts, "</svg>", ""])
 
 
 def steps(highest: float, wanted: int) -> list[float]:
@@ -85,18 +85,18 @@ def steps(highest: float, wanted: int) -> list[float]:
     return [step * number for number in range(count + 1)]
 
 
-def rates(tasks: int, seconds: Sequence[float], together: int = 4) -> list[tuple[float, float]]:
+def rates(tasks: int, seconds: Sequence[float], together: int = 5) -> list[tuple[float, float]]:
     """Time and tasks per second, *together* so many hundredths of the tasks at a time."""
     ends = [0.0, *seconds[together - 1 :: together]]
     return [((start + end) / 2, tasks * together / 100 / (end - start)) for start, end in pairwise(ends)]
 
 
-def draw_pinned(found: dict, path: Path) -> None:
+def pinned(found: dict) -> str:
     tasks, samples = found["parameters"]["tasks"], found["samples"]
-    free = rates(tasks, samples["free_seconds_to_each_hundredth"])
-    pinned = rates(tasks, samples["seconds_to_each_hundredth"])
-    x_ticks = steps(max(time for time, _ in free + pinned), 8)
-    y_ticks = steps(max(rate for _, rate in free + pinned), 5)
+    alone = rates(tasks, samples["free_seconds_to_each_hundredth"])
+    beside = rates(tasks, samples["seconds_to_each_hundredth"])
+    x_ticks = steps(max(time for time, _ in alone + beside), 8)
+    y_ticks = steps(max(rate for _, rate in alone + beside), 5)
     chart = Chart(
         f"A drain of {tasks:,} tasks beside an idle transaction",
         f"tasks per second; Python {found['environment']['python']}, one worker, defaults",
@@ -104,19 +104,20 @@ def draw_pinned(found: dict, path: Path) -> None:
         y_ticks[-1],
     )
     chart.axes(x_ticks, "seconds", y_ticks)
-    chart.line(free, BLUE)
-    chart.line(pinned, GREEN)
+    chart.line(alone, BLUE)
+    chart.line(beside, GREEN)
     chart.legend([(BLUE, "nothing beside it"), (GREEN, "a session holds a snapshot")])
-    chart.save(path)
+    return chart.svg()
 
 
-def draw_latency(found: dict, path: Path, width: float = 0.05) -> None:
+def latency(found: dict) -> str:
     figures, pickups = found["figures"], found["samples"]["pickup_ms"]
     x_ticks = steps(max(1.0, figures["p99_ms"] * 1.4), 8)
+    width = 0.05 if x_ticks[-1] <= 3 else 0.1
     counts = [0] * round(x_ticks[-1] / width)
-    shown = [pickup for pickup in pickups if 0 <= pickup < x_ticks[-1]]
-    for pickup in shown:
-        counts[min(int(pickup / width), len(counts) - 1)] += 1
+    shown = [pickup for pickup in pickups if pickup < x_ticks[-1]]
+    for pickup in shown:  # a handler may have started before the enqueuing side saw its answer
+        counts[min(max(int(pickup / width), 0), len(counts) - 1)] += 1
     y_ticks = steps(max(counts), 5)
     beyond = len(pickups) - len(shown)
     chart = Chart(
@@ -132,9 +133,12 @@ def draw_latency(found: dict, path: Path, width: float = 0.05) -> None:
             chart.bar(number * width, (number + 1) * width, count, GREEN)
     chart.mark(figures["p50_ms"], f"p50 {figures['p50_ms']:.2f} ms", 1.0)
     chart.mark(figures["p99_ms"], f"p99 {figures['p99_ms']:.2f} ms", 0.6)
-    chart.save(path)
+    return chart.svg()
 
+
+PICTURES = {"pinned": pinned, "latency": latency}
 
 if __name__ == "__main__":
-    for name, draw in (("pinned", draw_pinned), ("latency", draw_latency)):
-        draw(json.loads((HERE / f"{name}.json").read_text()), HERE / f"{name}.svg")
+    for name, draw in PICTURES.items():
+        svg = draw(json.loads((HERE / f"{name}.json").read_text()))
+        (HERE / f"{name}.svg").write_text(svg, encoding="utf-8")
