@@ -32,6 +32,11 @@ def directory() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[1] / "db" / "migrations"
 
 
+def known_migrations() -> set[str]:
+    """The ids of this version's migrations."""
+    return {path.stem for path in directory().glob("*.sql") if not path.stem.endswith(".rollback")}
+
+
 def migrate(dsn: str, patience: float = 60.0) -> list[str]:
     """Apply what is missing; the ids that this call applied, oldest first.
 

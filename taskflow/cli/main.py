@@ -12,6 +12,7 @@ import rich_click as click
 from taskflow.cli import (
     bench,
     demo,
+    doctor,
     import_legacy,
     prune,
     recovery,
@@ -127,6 +128,7 @@ main.add_command(tasks.main)
 main.add_command(types.main)
 main.add_command(workers.main)
 main.add_command(stats.main)
+main.add_command(doctor.main)
 main.add_command(token.main)
 main.add_command(up.main)
 main.add_command(demo.main)
