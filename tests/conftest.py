@@ -84,6 +84,13 @@ def own_database(server: str, template: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def module_database(server: str, template: str) -> Iterator[str]:
+    """The DSN of a migrated database of this module's own, for one process that several tests talk to."""
+    with _database(server, _name_of(template)) as dsn:
+        yield dsn
+
+
 @pytest.fixture(scope="session")
 def shared_database(server: str, template: str) -> Iterator[str]:
     """The DSN of the migrated database that quick tests share."""

@@ -16,12 +16,11 @@ import httpx
 import psycopg
 import pytest
 from commands import api, await_ready, await_status, free_port, run, started
+from pages import PAGES, ROOT, blocks, named
 
 from taskflow import settings
 from taskflow.cli.main import main
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("**/README.md"), ROOT / "README.md"])
 PROGRAMS = {f"taskflow-{name}": main.commands[name] for name in ("server", "worker", "recovery")} | {"taskflow": main}
 
 # Tables of others that the pages use, and tasks with the ids that they name.
@@ -31,17 +30,6 @@ CREATE TABLE orders (customer text);
 CREATE TABLE procrastinate_jobs (id bigint, task_name text, args jsonb, scheduled_at timestamptz, status text);
 INSERT INTO procrastinate_jobs VALUES (1, 'mail.send_email', '{"to": "ada@example.com"}', NULL, 'todo');
 """
-
-
-def blocks(page: Path, *languages: str) -> Iterator[str]:
-    """The code blocks of a page in one of *languages*."""
-    for language, code in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
-        if language in languages:
-            yield code
-
-
-def named(pages: list[Path]) -> Any:
-    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 @named([page for page in PAGES if any(blocks(page, "python"))])
