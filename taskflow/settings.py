@@ -87,6 +87,8 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     taskflow_app: Annotated[str, Meta(description="modules with task types, comma separated")] = "taskflow.samples"
     taskflow_dir: Annotated[str, Meta(description="folder of the embedded Postgres")] = ".taskflow"
     taskflow_pg_bin: Annotated[str | None, Meta(description="folder of the embedded Postgres' programs")] = None
+    taskflow_url: Annotated[str | None, Meta(description="API that `taskflow top` asks; unset: the database")] = None
+    taskflow_token: Annotated[str | None, Meta(description="token that it sends to the API")] = None
     log_level: Annotated[LogLevel, Meta(description="least level that is logged")] = "info"
 
     @property
@@ -180,8 +182,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except msgspec.ValidationError as error:
         problem, _, variable = str(error).partition(" - at `$.")
         raise SettingsError(variable.rstrip("`"), f"{_plain(problem)}; got {given[variable.rstrip('`')]!r}") from None
-    _check_url("DATABASE_URL", settings.database_url)
-    _check_url("DATABASE_SESSION_URL", settings.database_session_url)
+    check_url("DATABASE_URL", settings.database_url)
+    check_url("DATABASE_SESSION_URL", settings.database_session_url)
     for variable in ("DATABASE_SESSION_URL", "DB_SESSION_HOST", "DB_SESSION_PORT", "DB_POOLER"):
         if variable in given and settings.dsn is None and given[variable] != "none":
             raise SettingsError(variable, "needs DATABASE_URL or DB_HOST, which lead to the pooler")
@@ -197,7 +199,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_url(variable: str, url: str | None) -> None:
+def check_url(variable: str, url: str | None) -> None:
+    """Raise SettingsError, which does not quote *url*, unless libpq can read it; None is none."""
     if url is None:
         return
     try:

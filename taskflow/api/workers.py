@@ -39,6 +39,8 @@ class Stats(Struct, frozen=True):
     queues: list[QueueStats]
     running: int
     failed: int
+    enqueued_total: Annotated[int, Meta(description="tasks stored so far, as Postgres estimates: for rates")]
+    attempts_total: Annotated[int, Meta(description="attempts that ended so far, likewise")]
 
 
 @route(
@@ -71,7 +73,8 @@ async def show_stats(request: ApiRequest) -> Stats:
     """Cheap at any number of tasks, for the counts are bounded."""
     async with services(request).pool.connection() as conn:
         queues, counts = await stats.find_queues(conn), await stats.count_tasks(conn)
-    return Stats(queues, counts.running, counts.failed)
+        totals = await stats.find_totals(conn)
+    return Stats(queues, counts.running, counts.failed, totals.enqueued, totals.attempts)
 
 
 class Draining(Struct, frozen=True):

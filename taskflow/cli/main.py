@@ -21,6 +21,7 @@ from taskflow.cli import (
     stats,
     tasks,
     token,
+    top,
     types,
     up,
     worker,
@@ -130,6 +131,7 @@ main.add_command(workers.main)
 main.add_command(stats.main)
 main.add_command(doctor.main)
 main.add_command(token.main)
+main.add_command(top.main)
 main.add_command(up.main)
 main.add_command(demo.main)
 main.add_command(import_legacy.main)

@@ -49,8 +49,7 @@ class Calls:
     @call
     def find(self, **filter: Any) -> Steps[Page]:
         """A page of tasks; *filter* takes the parameters of ``GET /tasks``: ``status``, ``type``, ``cursor``, …"""
-        query = {name: _parameter(value) for name, value in filter.items() if value is not None}
-        return msgspec.convert((yield from self._send(Ask(path="/tasks", query=query, again=True))), Page)
+        return msgspec.convert((yield from self._send(_get("/tasks", filter))), Page)
 
     @call
     def history(self, id: int) -> Steps[list[Step]]:
@@ -84,6 +83,11 @@ class Calls:
             yield min(pause, left)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    @call
+    def read(self, path: str, **query: Any) -> Steps[Any]:
+        """The JSON that ``GET`` *path* answers, as ``read("/stats")``."""
+        return (yield from self._send(_get(path, query)))
+
     def _send(self, ask: Ask) -> Steps[Any]:
         """The JSON that answers *ask*; raises ApiError or Unreachable."""
         for tries in range(self.retries + 1):
@@ -102,6 +106,11 @@ class Calls:
                 raise ERRORS.get(answer.status_code, ApiError)(answer.status_code, _problem(answer))
             yield max(_backoff(tries), _retry_after(answer))
         raise AssertionError("unreachable")
+
+
+def _get(path: str, query: Mapping[str, Any]) -> Ask:
+    given = {name: _parameter(value) for name, value in query.items() if value is not None}
+    return Ask(path=path, query=given, again=True)
 
 
 def _parameter(value: Any) -> str:
