@@ -91,7 +91,7 @@ GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_
     ON taskflow.tasks TO taskflow_api, taskflow_worker;
 GRANT INSERT (task_id, attempt, worker_id, started_at, ended_at, requeued_at, outcome, error, reason)
     ON taskflow.attempts TO taskflow_api, taskflow_worker;
-GRANT EXECUTE ON FUNCTION taskflow.first_id_since(timestamptz)
+GRANT EXECUTE ON FUNCTION taskflow.first_id_since(timestamptz), taskflow.error_kind(text)
     TO taskflow_api, taskflow_worker, taskflow_readonly;
 GRANT EXECUTE ON FUNCTION
     taskflow.reprioritise(bigint[], taskflow.priority),

@@ -23,6 +23,13 @@ class TaskFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: Priority | None = None
     type: Annotated[Text | None, Meta(description="the task type", examples=["send_email"])] = None
     name: Annotated[Text | None, Meta(description="what the name holds, in any case", examples=["ada"])] = None
+    tenant: Annotated[
+        Text | None, Meta(description="the tenant; a succeeded task has none any more", examples=["acme"])
+    ] = None
+    key: Annotated[
+        Text | None,
+        Meta(description="the `unique_key` of a queued or running task, or an `order_key`", examples=["report of May"]),
+    ] = None
     created_after: Annotated[
         Time | None, Meta(description="created then or later, with a time zone", examples=["2026-01-31T12:00:00Z"])
     ] = None

@@ -7,12 +7,15 @@ from typing import Any
 import httpx
 import pytest
 from conftest import MakeTask, MakeWorker, ask
+from msgspec import Raw
 from serving import api, is_problem
 
 from taskflow.database import Connection
 from taskflow.filters import Cursor, Sort, TaskFilter
-from taskflow.model import Priority, Status
+from taskflow.model import NewTask, Priority, Status
 from taskflow.queries import find_ids, listing
+from taskflow.queue.cancel import cancel
+from taskflow.queue.enqueue import enqueue_many
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = Status
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -98,6 +101,33 @@ async def test_each_filter_finds_what_it_names(client: httpx.AsyncClient, conn: 
         assert await ids(client, **asked | {"status": "cancelled"}) == [urgent], asked
     for asked in [{"status": "queued", "priority": "high"}, {"type": "print"}, {"name": "l%r"}, {"priority": "test"}]:
         assert await ids(client, **asked) == [], asked
+
+
+@pytest.mark.usefixtures("way")
+async def test_tenants_and_keys_find_the_tasks_that_have_them(client: httpx.AsyncClient, conn: Connection):
+    def new(**fields: Any) -> NewTask:
+        return NewTask(name="a task", type="anything", payload=Raw(b"{}"), **fields)
+
+    plain, keyed, high, low, ordered = await enqueue_many(
+        conn,
+        [
+            new(),
+            new(unique_key="k"),
+            new(tenant="acme", priority=Priority.HIGH),
+            new(tenant="acme", priority=Priority.LOW, order_key="k"),
+            new(order_key="k", tenant="acme:2"),
+        ],
+    )
+    assert await ids(client, sort="id") == [plain, keyed, high, low, ordered]
+    assert await ids(client, tenant="acme") == [low, high]
+    assert await ids(client, tenant="acme", status="queued", priority="high") == [high]
+    assert await ids(client, tenant="acme", status="running") == []
+    assert await ids(client, key="k") == [ordered, low, keyed]
+    assert await ids(client, key="k", tenant="acme") == [low]
+    assert await ids(client, key="o", sort="id") == []
+    await cancel(conn, [keyed, high])
+    assert await ids(client, key="k", sort="id") == [low, ordered]
+    assert await ids(client, tenant="acme", sort="id") == [high, low]
 
 
 @pytest.mark.usefixtures("way")
@@ -193,6 +223,8 @@ async def test_the_first_id_since_a_moment_is_found_by_halves(conn: Connection, 
         ("type=", "type"),
         ("type=%00", "type"),
         ("name=a%00", "name"),
+        ("key=%00", "key"),
+        ("tenant=", "tenant"),
         ("name=%ff", "name"),
         ("name=%ed%a0%80", "name"),
         (f"name={'x' * 129}", "name"),

@@ -148,6 +148,8 @@ async def act(request: ApiRequest) -> ActionResult:
     for field, text in (
         ("filter.type", asked.filter.type),
         ("filter.name", asked.filter.name),
+        ("filter.tenant", asked.filter.tenant),
+        ("filter.key", asked.filter.key),
         ("reason", asked.reason),
     ):
         check_text(field, text or "")

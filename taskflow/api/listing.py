@@ -62,6 +62,8 @@ async def list_tasks(request: ApiRequest) -> TaskPage:
     asked = read_query(request, ListRequest)
     check_text("type", asked.type or "")
     check_text("name", asked.name or "")
+    check_text("tenant", asked.tenant or "")
+    check_text("key", asked.key or "")
     filter = TaskFilter(**{name: getattr(asked, name) for name in FILTER})
     cursor = None if asked.cursor is None else read_cursor(asked.cursor, filter, asked.sort)
     async with services(request).pool.connection() as conn:

@@ -25,6 +25,8 @@ FILTER: Final = (
     click.option("--priority", type=click.Choice([priority.value for priority in Priority])),
     click.option("--type", help="The task type."),
     click.option("--name", help="Names that hold this text, in any case."),
+    click.option("--tenant", help="The tenant; a succeeded task has none any more."),
+    click.option("--key", help="The unique key of a queued or running task, or an order key."),
     click.option("--created-after", metavar="TIME", help="Created then or later, as 2026-01-31T12:00:00Z."),
     click.option("--created-before", metavar="TIME", help="Created earlier."),
 )

@@ -24,6 +24,9 @@ BUDGET: Final = 10_000
 FEW: Final = 3_000
 """Up to so many tasks of a status are read from its index and sorted."""
 
+DEARER: Final = 4
+"""So many times as much it costs to read a task when its gates are looked up as well."""
+
 INDEXED: Final = frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED})
 """Statuses that have a small index."""
 
@@ -63,7 +66,8 @@ SELECT greatest(%(first)s, taskflow.first_id_since(%(created_after)s::timestampt
        least(%(last)s, taskflow.first_id_since(%(created_before)s::timestamptz + interval '1 minute') - 1)
 """
 
-# The last row that was read is told although it may not match.
+# The last row that was read is told although it may not match. OFFSET 0 has the gates of each row looked up: else all
+# gates might be read.
 NEWEST_FIRST = """
 SELECT id, matches, position = %(budget)s
 FROM (
@@ -72,7 +76,11 @@ FROM (
            AND (%(type)s::text IS NULL OR type = %(type)s)
            AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
            AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity') AS matches
+           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
+           AND (%(tenants)s::text[] IS NULL OR EXISTS (
+               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
+           AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
+               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0)) AS matches
     FROM taskflow.tasks
     WHERE id BETWEEN %(first)s AND %(last)s
     ORDER BY id DESC
@@ -90,7 +98,11 @@ FROM (
            AND (%(type)s::text IS NULL OR type = %(type)s)
            AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
            AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity') AS matches
+           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
+           AND (%(tenants)s::text[] IS NULL OR EXISTS (
+               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
+           AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
+               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0)) AS matches
     FROM taskflow.tasks
     WHERE id BETWEEN %(first)s AND %(last)s
     ORDER BY id
@@ -138,6 +150,39 @@ SELECT (SELECT count(*) FROM few) < %(few)s,
        )
 """
 
+# Tasks of a tenant or a key are told by their gates, and by the index of unique keys.
+OF_GATES = """
+WITH few AS MATERIALIZED (
+    (SELECT task_id AS id FROM taskflow.holds
+     WHERE gate = ANY (%(gates)s::text[]) AND state = 'waiting' LIMIT %(few)s)
+    UNION
+    (SELECT task_id FROM taskflow.holds
+     WHERE gate = ANY (%(gates)s::text[]) AND state = 'passed' LIMIT %(few)s)
+    UNION
+    (SELECT task_id FROM taskflow.holds
+     WHERE gate = ANY (%(gates)s::text[]) AND state IN ('later', 'ended') LIMIT %(few)s)
+    UNION
+    (SELECT id FROM taskflow.tasks WHERE unique_key = %(key)s AND status IN ('queued', 'running'))
+)
+SELECT (SELECT count(*) FROM few) < %(few)s,
+       ARRAY(
+           SELECT id
+           FROM taskflow.tasks
+           WHERE id = ANY (ARRAY(SELECT id FROM few)) AND id BETWEEN %(first)s AND %(last)s
+             AND status = ANY (%(statuses)s::taskflow.status[]) AND priority = ANY (%(priorities)s::taskflow.priority[])
+             AND (%(type)s::text IS NULL OR type = %(type)s)
+             AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
+             AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
+             AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
+             AND (%(tenants)s::text[] IS NULL OR EXISTS (
+                 SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
+             AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
+                 SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0))
+           ORDER BY CASE WHEN %(newest_first)s THEN -id ELSE id END
+           LIMIT %(limit)s
+       )
+"""
+
 
 async def find_ids(
     conn: Connection,
@@ -151,9 +196,13 @@ async def find_ids(
     wanted = [status for status in statuses if filter.status in {None, status}]
     values = await _values(conn, filter, sort, cursor)
     values |= {"statuses": [status.value for status in wanted], "limit": limit + 1, "few": FEW + 1, "budget": BUDGET}
+    if values["gates"] is not None:
+        values |= {"few": FEW // DEARER + 1, "budget": max(BUDGET // DEARER, 1)}
     until = cursor.until if cursor else LARGEST_ID
     is_last_read = False
-    if INDEXED.issuperset(wanted):
+    if values["gates"] is not None:
+        ((is_all, ids),) = await (await conn.execute(OF_GATES, values)).fetchall()
+    elif INDEXED.issuperset(wanted):
         ((is_all, ids),) = await (await conn.execute(OF_FEW, values)).fetchall()
     else:
         is_all, ids = False, []
@@ -182,9 +231,13 @@ async def _values(conn: Connection, filter: TaskFilter, sort: Sort, cursor: Curs
         "priorities": list(Priority) if filter.priority is None else [filter.priority],
         "type": filter.type,
         "name": filter.name,
+        "key": filter.key,
+        "order": f"order:{filter.key}",
+        "tenants": None if filter.tenant is None else [f"tenant:{priority}:{filter.tenant}" for priority in Priority],
         "created_after": filter.created_after,
         "created_before": filter.created_before,
     }
+    values["gates"] = values["tenants"] if filter.key is None else [values["order"]]
     if filter.created_after is not None or filter.created_before is not None:
         ((values["first"], values["last"]),) = await (await conn.execute(RANGE, values)).fetchall()
     return values
