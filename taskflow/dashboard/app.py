@@ -13,7 +13,7 @@ from litestar.template import TemplateConfig
 
 from taskflow.api import app as api
 from taskflow.api.auth import open_to_all
-from taskflow.dashboard import assets, filters, live, login, overview, troubles
+from taskflow.dashboard import assets, enqueue, failures, filters, in_bulk, live, login, overview, task, tasks, troubles
 from taskflow.dashboard.pages import HOME, Snapshots, check_form
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -31,7 +31,18 @@ async def nowhere(path: FromPath[str]) -> None:
     raise NotFoundException("there is no such page")
 
 
-SCREENS: Final[tuple[HTTPRouteHandler, ...]] = (*overview.ROUTES, *login.ROUTES, live.live, assets.asset, nowhere)
+SCREENS: Final[tuple[HTTPRouteHandler, ...]] = (
+    *overview.ROUTES,
+    *tasks.ROUTES,
+    *in_bulk.ROUTES,
+    *task.ROUTES,
+    *failures.ROUTES,
+    *enqueue.ROUTES,
+    *login.ROUTES,
+    live.live,
+    assets.asset,
+    nowhere,
+)
 
 
 def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:

@@ -147,6 +147,8 @@ def done(request: ApiRequest, text: str, *, to: str, kind: str = "good", **about
         address=request.client.host if request.client else None,
         **about,
     )
+    snapshots: Snapshots = request.app.state["snapshots"]
+    snapshots.forget()
     answer = Redirect(local(to), status_code=303)
     answer.set_cookie(_cookie(NOTICE, _write_notice(Notice(text[:LONGEST], kind)), max_age=60))
     return answer
@@ -188,6 +190,10 @@ class Snapshots:
 
     def __init__(self) -> None:
         self._kept: dict[object, tuple[float, asyncio.Future[Any]]] = {}
+
+    def forget(self) -> None:
+        """What was kept may not be true any more."""
+        self._kept = {}
 
     async def get(self, key: object, load: Callable[[], Awaitable[Any]]) -> Any:
         """What *load* answered within the last KEPT seconds, for the same *key*."""

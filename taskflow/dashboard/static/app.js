@@ -3,9 +3,13 @@ import { showTimes } from "./time.js";
 import { followChanges } from "./live.js";
 import { askFirst } from "./confirm.js";
 import { offerTheme } from "./theme.js";
+import { showInDialogs } from "./dialog.js";
+import { offerCopies } from "./copy.js";
 
 showTimes(document);
 setInterval(() => showTimes(document), 1000);
 askFirst();
 offerTheme();
+showInDialogs(showTimes);
+offerCopies();
 followChanges(showTimes);
