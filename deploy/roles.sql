@@ -156,6 +156,10 @@ GRANT SELECT, INSERT, UPDATE ON taskflow.turns TO taskflow_worker;
 GRANT SELECT ON taskflow.turns TO taskflow_readonly;
 GRANT EXECUTE ON FUNCTION taskflow.prune_workers() TO taskflow_worker;
 
+-- Charts: workers write down what they did, and how the queues stand.
+GRANT SELECT, INSERT, UPDATE, DELETE ON taskflow.minutes, taskflow.depths TO taskflow_worker;
+GRANT SELECT ON taskflow.minutes, taskflow.depths TO taskflow_api, taskflow_readonly;
+
 -- Tokens: the server checks hashes, people see names, workers see neither.
 GRANT SELECT (id, name, hash, scopes, expires_at, revoked_at) ON taskflow.tokens TO taskflow_api;
 GRANT SELECT, INSERT, DELETE ON taskflow.sessions TO taskflow_api;

@@ -39,6 +39,7 @@ from taskflow.api.traffic import Traffic
 from taskflow.api.warden import Warden
 from taskflow.api.watch import Audience, open_watch
 from taskflow.database import open_pool
+from taskflow.queue.tally import Tally
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
@@ -118,6 +119,7 @@ def create_app(
                 traffic=traffic,
                 watch=watch,
                 warden=Warden(settings.worker_lease_in_seconds),
+                tally=Tally(),
             )
             yield
 

@@ -260,6 +260,7 @@ async def beat(request: ApiRequest, id: WorkerId) -> Beat:
         if strays:
             await release(conn, worker, *map(list, zip(*strays, strict=True)))
         await given.warden.look(conn)
+        await given.tally.look(conn)
     return Beat(sorted(set(known) - left), beaten.is_draining)
 
 
@@ -289,6 +290,8 @@ async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
         recorded = set[int]()
         await record(conn, worker, ended, recorded)
         await settle(conn, sorted(recorded))
+        given.tally.add(ended, recorded)
+        await given.tally.look(conn)
     lost = [result.id for result in results if result.id not in recorded]
     return Recorded(sorted(recorded), lost)
 

@@ -13,6 +13,7 @@ from taskflow.api.traffic import Traffic
 from taskflow.api.warden import Warden
 from taskflow.api.watch import Watch
 from taskflow.database import Pool
+from taskflow.queue.tally import Tally
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
@@ -34,6 +35,7 @@ class Services(Struct, frozen=True, kw_only=True):
     traffic: Traffic
     watch: Watch
     warden: Warden
+    tally: Tally
 
 
 def services(request: ApiRequest) -> Services:

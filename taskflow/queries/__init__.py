@@ -2,13 +2,18 @@
 
 from taskflow.queries.gates import GroupView, LimitView, QueueView, find_group, find_limits, find_queue_views
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
+from taskflow.queries.series import DAY, HOUR, Span, Step, find_steps
 from taskflow.queries.tasks import TaskView, Transition, find_history, find_live, find_running, find_task
 
 __all__ = [
+    "DAY",
+    "HOUR",
     "Found",
     "GroupView",
     "LimitView",
     "QueueView",
+    "Span",
+    "Step",
     "TaskSummary",
     "TaskView",
     "Transition",
@@ -20,6 +25,7 @@ __all__ = [
     "find_newest",
     "find_queue_views",
     "find_running",
+    "find_steps",
     "find_task",
     "find_tasks",
 ]

@@ -11,6 +11,7 @@ from taskflow.database import AWAY, TROUBLE, Connection
 from taskflow.logs import without_detail
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Retry, Succeeded
 from taskflow.queue.record import Ended, record
+from taskflow.queue.tally import Tally
 from taskflow.worker.link import Link
 
 log = structlog.get_logger(__name__)
@@ -32,14 +33,23 @@ TOO_MUCH: Final = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.Statement
 class Finisher:
     """Keeps outcomes until Postgres has them, also across lost connections.
 
-    *woken* is set when a retry that was recorded becomes due. *follow_ups* are called after each recorded batch.
+    *woken* is set when a retry that was recorded becomes due. *follow_ups* are called after each recorded batch,
+    which *tally* counts.
     """
 
-    def __init__(self, link: Link, worker: int, woken: asyncio.Event, follow_ups: Sequence[FollowUp] = ()) -> None:
+    def __init__(
+        self,
+        link: Link,
+        worker: int,
+        woken: asyncio.Event,
+        follow_ups: Sequence[FollowUp] = (),
+        tally: Tally | None = None,
+    ) -> None:
         self._link = link
         self._worker = worker
         self._woken = woken
         self._follow_ups = follow_ups
+        self._tally = tally or Tally()
         self._pending: list[Ended] = []
         self._in_flight: list[Ended] = []
         self._wake = asyncio.Event()
@@ -143,9 +153,11 @@ class Finisher:
             await self._record_surely([(task, Failed(f"OutcomeRefused: {type(error).__name__}"))])
 
     def _tell(self, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
-        """Log what did not simply succeed."""
+        """Count what was recorded, and log what did not simply succeed."""
         if len(recorded) == len(batch) and all(isinstance(outcome, Succeeded) for _, outcome in batch):
+            self._tally.succeeded += len(batch)
             return
+        self._tally.add(batch, recorded)
         for task, outcome in batch:
             if isinstance(outcome, Cancelled):
                 continue

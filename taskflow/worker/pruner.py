@@ -10,6 +10,7 @@ from taskflow.database import TROUBLE, Connection
 from taskflow.model import Retention
 from taskflow.queue.once import prune_keys
 from taskflow.queue.prune import prune, prune_workers, put_off_turn, take_turn
+from taskflow.queue.tally import forget
 from taskflow.worker.chores import Chore
 from taskflow.worker.link import Link
 
@@ -81,6 +82,7 @@ async def prune_all(conn: Connection, retention: Retention) -> int:
     while await prune_keys(conn, KEYS) == KEYS:
         await put_off_turn(conn, CHORE, TURN)
     await prune_workers(conn)
+    await forget(conn)
     await put_off_turn(conn, CHORE, max(TURN, WALK_SHARE * worked))
     log.debug("prune.passed", tasks=deleted, seconds=round(time.monotonic() - began, 3))
     return deleted

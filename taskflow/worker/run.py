@@ -5,18 +5,20 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Final
 
 import structlog
 from msgspec import Struct
 
 from taskflow import __version__, metrics
-from taskflow.database import Connection, Database
+from taskflow.database import TROUBLE, Connection, Database
 from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
 from taskflow.model import Priority, Retention
 from taskflow.process import usage
+from taskflow.queue.prune import take_turn
+from taskflow.queue.tally import FLUSH, SAMPLE, Tally, note_depths
 from taskflow.registry import Registry
 from taskflow.worker.bell import Bell
 from taskflow.worker.cancellations import Cancellations
@@ -169,7 +171,8 @@ async def _work(
         gatekeeper = Gatekeeper(gates, bell.woken, registry, options.concurrency, options.aging)
         teller = Teller()
         bell.on("watch", teller.hear)
-        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up, teller.tell])
+        tally = Tally()
+        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up, teller.tell], tally)
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter)
         claimer = Claimer(
             claims,
@@ -193,6 +196,8 @@ async def _work(
             Chore(options.lease / 5, cancellations.look),
             *ticks(registry.schedules()),
             pruner.chore,
+            Chore(FLUSH, tally.flush),
+            Chore(SAMPLE / 2, _note_depths),
         ]
         jobs = [
             asyncio.create_task(finisher.run()),
@@ -215,6 +220,7 @@ async def _work(
                     "worker.unrecorded", outcomes=finisher.pending, note="their tasks will be rescued and run again"
                 )
         await _cancel(jobs)
+        await _flush_last(maintains, tally)
         return slots.close()
 
 
@@ -260,6 +266,18 @@ def _rescue(options: WorkerOptions, presence: Presence, registration: Registrati
             await rescue_once(conn, options.lease)
 
     return Chore(options.lease / 5, step)
+
+
+async def _note_depths(conn: Connection) -> None:
+    if await take_turn(conn, "depths", SAMPLE):
+        await note_depths(conn)
+
+
+async def _flush_last(link: Link, tally: Tally) -> None:
+    """Write what was recorded lately, if Postgres is there."""
+    with suppress(TimeoutError, *TROUBLE):
+        async with asyncio.timeout(1):
+            await tally.flush(await link.get())
 
 
 async def _cancel(jobs: Sequence[asyncio.Task[None]]) -> None:

@@ -1,0 +1,2 @@
+DROP TABLE taskflow.depths;
+DROP TABLE taskflow.minutes;

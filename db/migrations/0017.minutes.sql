@@ -1,0 +1,20 @@
+-- What was done in each minute, and how the queues stood: what charts are drawn from. Counting finished tasks would read
+-- them all, or need an index that each finish writes to. Workers add up what they record, and write a sum now and then.
+-- depends: 0016.sessions
+
+CREATE TABLE taskflow.minutes (
+    at        timestamptz PRIMARY KEY,             -- its beginning
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed    bigint NOT NULL DEFAULT 0,           -- for good
+    retried   bigint NOT NULL DEFAULT 0            -- failed, with attempts left
+)
+WITH (fillfactor = 50);
+
+CREATE TABLE taskflow.depths (
+    at             timestamptz NOT NULL,
+    priority       taskflow.priority NOT NULL,
+    waiting        integer NOT NULL,               -- due tasks; at 10,000 it is no longer counted
+    oldest_seconds double precision NOT NULL,      -- for how long the oldest of them is due
+
+    PRIMARY KEY (at, priority)
+);
