@@ -1,6 +1,6 @@
 -- What was done in each minute, and how the queues stood: what charts are drawn from. Counting finished tasks would read
 -- them all, or need an index that each finish writes to. Workers add up what they record, and write a sum now and then.
--- depends: 0016.sessions
+-- depends: 0017.looking
 
 CREATE TABLE taskflow.minutes (
     at        timestamptz PRIMARY KEY,             -- its beginning
