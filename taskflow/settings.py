@@ -1,11 +1,12 @@
 """All settings, read once from the environment and ``.env``; each field is the variable of the same name."""
 
 import os
+import re
 from collections.abc import Mapping
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 import msgspec
 import psycopg
@@ -189,6 +190,45 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             raise SettingsError(variable, "needs DATABASE_URL or DB_HOST, which lead to the pooler")
     _check_proxies(settings.trusted_proxies or "")
     return settings
+
+
+class Told(NamedTuple):
+    """A setting in force, without what is secret in it."""
+
+    variable: str
+    value: str
+    is_default: bool
+    description: str
+
+
+SECRET: Final = ("PASSWORD", "TOKEN", "SECRET", "KEY")
+"""Parts of the names of variables whose values are told to nobody."""
+
+
+def tell(settings: Settings) -> list[Told]:
+    """All settings in force, by their variables, for people."""
+    return [
+        Told(
+            variable,
+            _tell(variable, value := getattr(settings, field.name)),
+            value == field.default,
+            get_args(field.type)[-1].description,
+        )
+        for variable, field in VARIABLES.items()
+    ]
+
+
+def _tell(variable: str, value: object) -> str:
+    if value is None:
+        return "–"
+    if any(part in variable for part in SECRET):
+        return "(hidden)"
+    if variable in {"DATABASE_URL", "DATABASE_SESSION_URL"}:
+        parts = conninfo_to_dict(str(value))
+        return " ".join(f"{key}={parts[key]}" for key in ("host", "port", "dbname", "user") if parts.get(key))
+    if variable.endswith("_URL"):
+        return re.sub(r"//[^/@]*@", "//", str(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_loopback(host: str) -> bool:

@@ -13,7 +13,22 @@ from litestar.template import TemplateConfig
 
 from taskflow.api import app as api
 from taskflow.api.auth import open_to_all
-from taskflow.dashboard import assets, enqueue, failures, filters, in_bulk, live, login, overview, task, tasks, troubles
+from taskflow.dashboard import (
+    assets,
+    enqueue,
+    failures,
+    filters,
+    in_bulk,
+    live,
+    login,
+    overview,
+    schedules,
+    system,
+    task,
+    tasks,
+    troubles,
+    workers,
+)
 from taskflow.dashboard.pages import HOME, Snapshots, check_form
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -38,6 +53,9 @@ SCREENS: Final[tuple[HTTPRouteHandler, ...]] = (
     *task.ROUTES,
     *failures.ROUTES,
     *enqueue.ROUTES,
+    *workers.ROUTES,
+    *schedules.ROUTES,
+    *system.ROUTES,
     *login.ROUTES,
     live.live,
     assets.asset,
