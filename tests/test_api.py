@@ -122,7 +122,7 @@ async def test_the_server_is_ready_and_alive(client: httpx.AsyncClient):
 
 
 async def test_what_is_not_there_is_a_problem(client: httpx.AsyncClient):
-    for path in ["/", "/nope", "/tasks/1/nope", "/schema/nope", "/schema/assets/nope.js", "/schema/assets/../app.py"]:
+    for path in ["/nope", "/tasks/1/nope", "/schema/nope", "/schema/assets/nope.js", "/schema/assets/../app.py"]:
         assert is_problem(await client.get(path), 404), path
 
 
