@@ -154,7 +154,7 @@ GRANT EXECUTE ON FUNCTION
 -- Retention: whose turn it is, and what is too old.
 GRANT SELECT, INSERT, UPDATE ON taskflow.turns TO taskflow_worker;
 GRANT SELECT ON taskflow.turns TO taskflow_readonly;
-GRANT EXECUTE ON FUNCTION taskflow.prune_workers() TO taskflow_worker;
+GRANT EXECUTE ON FUNCTION taskflow.prune_workers(), taskflow.prune_groups(bigint, integer) TO taskflow_worker;
 
 -- Charts: workers write down what they did, and how the queues stand.
 GRANT SELECT, INSERT, UPDATE, DELETE ON taskflow.minutes, taskflow.depths TO taskflow_worker;

@@ -89,6 +89,9 @@ QUEUE_WAITING: Final = Metric(
 QUEUE_SCHEDULED: Final = Metric(
     "taskflow_queue_scheduled", "gauge", "queued tasks that are due later, counted up to 10,000", ("priority",)
 )
+QUEUE_HELD: Final = Metric(
+    "taskflow_queue_held", "gauge", "queued tasks that a gate keeps back, counted up to 10,000", ("priority",)
+)
 QUEUE_UNCOUNTED: Final = Metric(
     "taskflow_queue_uncounted",
     "gauge",

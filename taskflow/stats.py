@@ -66,6 +66,25 @@ async def find_queues(conn: Connection) -> list[QueueStats]:
     return msgspec.convert(rows, list[QueueStats])
 
 
+HELD = """
+SELECT wanted.priority::text,
+       (SELECT count(*) FROM (
+            SELECT FROM taskflow.tasks
+            WHERE status = 'queued' AND held AND priority = wanted.priority
+            ORDER BY scheduled_at, id
+            LIMIT %(counted)s
+        ) AS held)
+FROM unnest(enum_range(NULL::taskflow.priority)) AS wanted (priority)
+ORDER BY wanted.priority
+"""
+
+
+async def count_held(conn: Connection) -> dict[Priority, int]:
+    """How many queued tasks of each priority stand at a gate; counts end at ``COUNTED``."""
+    rows = await (await conn.execute(HELD, {"counted": COUNTED})).fetchall()
+    return {Priority(priority): count for priority, count in rows}
+
+
 class RunningTask(Struct, frozen=True, kw_only=True):
     """A task that a worker runs now."""
 

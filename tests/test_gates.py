@@ -217,6 +217,17 @@ def test_what_was_queued_before_its_type_is_limited_is_bound_as_well(workers: Wo
     assert most_at_once(list(intervals(db).values())) == 1
 
 
+def test_a_limit_of_a_type_binds_tasks_that_stood_at_the_gates_of_keys_before(workers: Workers):
+    db = workers.database
+    db.rows("SELECT taskflow.set_limit('nap', concurrency_per_key => 1)")
+    enqueue_all(db, [{"type": "nap", "limit_key": f"k{n % 4}", "tenant": "acme"} for n in range(20)])
+    db.rows("SELECT taskflow.set_limit('nap', concurrency => 1, concurrency_per_key => 1)")
+    workers.start_ready()
+    db.await_all("succeeded", 2 * PATIENCE)
+    assert most_at_once(list(intervals(db).values())) == 1
+    until(lambda: has_no_holds(db), lambda: "holds are left over")
+
+
 def test_a_lifted_limit_lets_all_pass(workers: Workers):
     db = workers.database
     db.rows("SELECT taskflow.set_limit('nap', concurrency => 0)")

@@ -126,6 +126,19 @@ async def test_a_pass_forgets_the_keys_of_old_requests(conn: Connection):
     await conn.execute("DELETE FROM taskflow.idempotency_keys")
 
 
+async def test_a_pass_forgets_old_groups_of_which_nothing_is_left(conn: Connection):
+    tasks = '[{"type": "t"}]'
+    old = await ask(conn, "SELECT taskflow.enqueue_group(%s, %s)", tasks, tasks[1:-1])
+    await ask(conn, "SELECT taskflow.enqueue_group(%s)", tasks)  # is left empty
+    young = await ask(conn, "SELECT taskflow.enqueue_group(%s)", tasks)
+    await conn.execute("DELETE FROM taskflow.members")
+    await conn.execute("DELETE FROM taskflow.tasks WHERE id NOT IN (SELECT callback_id FROM taskflow.groups)")
+    await conn.execute("UPDATE taskflow.groups SET created_at = now() - interval '2 days' WHERE id <> %s", [young])
+    await prune_all(conn, Retention(0, 0, 0))
+    assert await ask(conn, "SELECT array_agg(id ORDER BY id) FROM taskflow.groups") == [old, young]
+    await conn.execute("TRUNCATE taskflow.groups, taskflow.holds")
+
+
 async def test_the_turn_is_taken_by_one_and_comes_again_when_it_is_time(conn: Connection, connections: Connect):
     (other,) = await connections(1)
     await conn.execute("DELETE FROM taskflow.turns")

@@ -37,7 +37,9 @@ CREATE TABLE taskflow.limits (
     paused_at           timestamptz,
     pause_reason        text,
     is_declared         boolean NOT NULL DEFAULT false,           -- by @task(limit=…); workers keep it up to date
-    adopted_at          timestamptz                               -- tasks that were queued before stand at the gate
+    adopted_at          timestamptz,                              -- tasks that were queued before stand at the gate
+    -- Each task of the type stands at the type's gate; otherwise only those with a limit_key do, at that of their key.
+    is_of_all boolean GENERATED ALWAYS AS (num_nonnulls(concurrency, rate, paused_at) > 0) STORED
 );
 
 -- The tokens that are left at a gate with a rate.
@@ -153,7 +155,7 @@ $$;
 CREATE FUNCTION taskflow.hold_limited_type() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.status = 'queued' AND EXISTS (SELECT FROM taskflow.limits WHERE type = NEW.type) THEN
+    IF NEW.status = 'queued' AND EXISTS (SELECT FROM taskflow.limits WHERE type = NEW.type AND is_of_all) THEN
         NEW.held := true;
         INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
         VALUES (NEW.id, NEW.scheduled_at, NEW.priority, 'waiting', 3, 'type:' || NEW.type);
@@ -172,9 +174,10 @@ ALTER TABLE taskflow.tasks DISABLE TRIGGER hold_limited_types;
 CREATE FUNCTION taskflow.adopt() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET lock_timeout = '1s' AS $$
 DECLARE
-    types text[] := ARRAY(SELECT type FROM taskflow.limits WHERE adopted_at IS NULL);
+    types text[] := ARRAY(SELECT type FROM taskflow.limits WHERE adopted_at IS NULL AND is_of_all);
     adopted bigint[];
 BEGIN
+    UPDATE taskflow.limits SET adopted_at = now() WHERE adopted_at IS NULL AND NOT is_of_all;
     IF types = '{}' THEN
         RETURN true;
     END IF;
@@ -185,10 +188,19 @@ BEGIN
     END IF;
     WITH free AS (
         SELECT id
-        FROM taskflow.tasks AS task
-        WHERE status = 'queued' AND NOT held AND type = ANY (types)
-          AND NOT EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.task_id = task.id AND hold.gate = 'type:' || type)
-        LIMIT 20000
+        FROM taskflow.tasks
+        WHERE status = 'queued' AND id = ANY (ARRAY(
+            (SELECT id FROM taskflow.tasks AS task
+             WHERE status = 'queued' AND NOT held AND type = ANY (types)
+               AND NOT EXISTS (SELECT FROM taskflow.holds AS h WHERE h.task_id = task.id AND h.gate = 'type:' || type)
+             ORDER BY priority, scheduled_at, id
+             LIMIT 10000)
+            UNION ALL
+            (SELECT id FROM taskflow.tasks AS task
+             WHERE status = 'queued' AND held AND type = ANY (types)
+               AND NOT EXISTS (SELECT FROM taskflow.holds AS h WHERE h.task_id = task.id AND h.gate = 'type:' || type)
+             ORDER BY priority, scheduled_at, id
+             LIMIT 10000)))
         FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE taskflow.tasks AS task
@@ -198,7 +210,12 @@ BEGIN
         RETURNING task.id, task.type, task.priority, task.scheduled_at
     ), placed AS (
         INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
-        SELECT id, scheduled_at, priority, 'waiting', 3, 'type:' || type FROM moved
+        SELECT id, scheduled_at, priority,
+               CASE WHEN EXISTS (SELECT FROM taskflow.holds AS hold
+                                 WHERE hold.task_id = moved.id AND hold.position < 3 AND hold.state IN ('waiting', 'later'))
+                    THEN 'later' ELSE 'waiting' END::taskflow.hold_state,
+               3, 'type:' || type
+        FROM moved
         RETURNING task_id
     )
     SELECT array_agg(task_id) INTO adopted FROM placed;
@@ -590,7 +607,8 @@ LANGUAGE sql VOLATILE AS $$
         (type, concurrency, concurrency_per_key, rate, rate_per_key, rate_seconds, is_declared)
     VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (type) DO UPDATE
-    SET concurrency = $2, concurrency_per_key = $3, rate = $4, rate_per_key = $5, rate_seconds = $6, is_declared = $7;
+    SET concurrency = $2, concurrency_per_key = $3, rate = $4, rate_per_key = $5, rate_seconds = $6, is_declared = $7,
+        adopted_at = CASE WHEN l.is_of_all OR num_nonnulls($2, $4) = 0 THEN l.adopted_at END;
     SELECT taskflow.tidy_limit($1)
 $$;
 
@@ -598,7 +616,8 @@ $$;
 CREATE FUNCTION taskflow.pause_type(type text, reason text DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO taskflow.limits AS l (type, paused_at, pause_reason) VALUES ($1, now(), $2)
-    ON CONFLICT (type) DO UPDATE SET paused_at = coalesce(l.paused_at, now()), pause_reason = $2;
+    ON CONFLICT (type) DO UPDATE SET paused_at = coalesce(l.paused_at, now()), pause_reason = $2,
+                                     adopted_at = CASE WHEN l.is_of_all THEN l.adopted_at END;
     SELECT taskflow.notify('taskflow', 'gate:')
 $$;
 

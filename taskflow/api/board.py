@@ -41,6 +41,7 @@ class Board:
 
 async def _look(conn: Connection, lease: float) -> Families:
     queues = await stats.find_queues(conn)
+    held = await stats.count_held(conn)
     fleet = await stats.find_fleet(conn, lease)
     counts = await stats.count_tasks(conn)
     tables = await stats.find_tables(conn)
@@ -48,6 +49,7 @@ async def _look(conn: Connection, lease: float) -> Families:
     return [
         (metrics.QUEUE_WAITING, [((queue.priority.value,), queue.waiting) for queue in queues]),
         (metrics.QUEUE_SCHEDULED, [((queue.priority.value,), queue.scheduled) for queue in queues]),
+        (metrics.QUEUE_HELD, [((priority.value,), count) for priority, count in held.items()]),
         (metrics.QUEUE_UNCOUNTED, [((queue.priority.value,), int(queue.more)) for queue in queues]),
         (metrics.QUEUE_OLDEST, [((queue.priority.value,), queue.oldest_seconds or 0.0) for queue in queues]),
         (metrics.TASKS_RUNNING, [((), counts.running)]),

@@ -44,9 +44,9 @@ SHORTEST: Final = 0.001
 """Seconds that a tenth of a tiny run is taken to have lasted, where a single finish recorded all of it."""
 
 
-def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrency: int) -> Drained:
+def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrency: int, **settings: str) -> Drained:
     """Drain the *tasks* queued ones; timed on Postgres's clock from letting the workers go to the last finish."""
-    with run_held_back_workers(stage, conn, workers, concurrency) as (processes, released_at):
+    with run_held_back_workers(stage, conn, workers, concurrency, **settings) as (processes, released_at):
         meter = Meter(stage.dsn, [worker.process.pid for worker in processes])
         before = meter.read()
         with stage.step(f"draining {tasks:,} tasks", 1) as done:

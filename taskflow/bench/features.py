@@ -24,6 +24,10 @@ FEATURES: Final[Mapping[str, Callable[[int], dict[str, Any]]]] = {
     "limit_key": lambda number: {"type": "limited_by_key", "limit_key": f"key {number % 100}"},
     "rate": lambda number: {"type": "rated"},
     "after": lambda number: {"after": [1]},
+    "group": lambda number: {},
+    "unique_key": lambda number: {"unique_key": f"key {number}"},
+    "delay": lambda number: {"delay": number % KEYS / KEYS},
+    "aging": lambda number: {"priority": "low"},
 }
 """What the tasks of a drain have, by their number."""
 
@@ -35,6 +39,18 @@ SELECT taskflow.set_limit('limited', concurrency => 1000),
 
 FILL: Final[LiteralString] = "SELECT count(*) FROM taskflow.enqueue_many(%(tasks)s)"
 
+FILL_GROUP: Final[LiteralString] = """
+SELECT taskflow.enqueue_group(%(tasks)s, '{"type": "noop", "payload": {"i": 0}}')
+"""
+
+AGE: Final[LiteralString] = "UPDATE taskflow.tasks SET scheduled_at = scheduled_at - interval '1 hour'"
+
+CLEAR: Final[LiteralString] = """
+TRUNCATE taskflow.tasks, taskflow.attempts, taskflow.holds, taskflow.limits,
+         taskflow.buckets, taskflow.groups, taskflow.members
+RESTART IDENTITY
+"""
+
 FIRST: Final[LiteralString] = "INSERT INTO taskflow.tasks (name, type) VALUES ('the first', 'noop')"
 
 
@@ -45,7 +61,8 @@ def run(stage: Stage, tasks: int, concurrency: int, rounds: int, features: tuple
         for _ in range(rounds):
             for feature in ("plain", *features):
                 _fill(stage, conn, tasks, feature)
-                rates[feature].append(drain_once(stage, conn, tasks, 1, concurrency).rate)
+                settings = {"PRIORITY_AGING_IN_SECONDS": "600"} if feature == "aging" else {}
+                rates[feature].append(drain_once(stage, conn, tasks, 1, concurrency, **settings).rate)
     plain = median(rates["plain"])
     return Result(
         benchmark="features",
@@ -60,7 +77,7 @@ def run(stage: Stage, tasks: int, concurrency: int, rounds: int, features: tuple
 
 def _fill(stage: Stage, conn: Session, tasks: int, feature: str) -> None:
     """Replace all tasks by *tasks* queued ones that use *feature*, and settle the database."""
-    conn.execute("TRUNCATE taskflow.tasks, taskflow.holds, taskflow.limits, taskflow.buckets RESTART IDENTITY")
+    conn.execute(CLEAR)
     if feature in ("limit", "limit_key", "rate"):
         conn.execute(LIMITS)
     while conn.execute("SELECT taskflow.adopt()").fetchone() == (False,):
@@ -71,7 +88,10 @@ def _fill(stage: Stage, conn: Session, tasks: int, feature: str) -> None:
         for first in range(0, tasks, CHUNK):
             numbers = range(first, min(first + CHUNK, tasks))
             given = [{"type": "noop", "payload": {"i": number}} | FEATURES[feature](number) for number in numbers]
-            conn.execute(FILL, {"tasks": msgspec.json.encode(given).decode()})
+            fill = FILL_GROUP if feature == "group" else FILL
+            conn.execute(fill, {"tasks": msgspec.json.encode(given).decode()})
             done(numbers[-1] + 1)
+    if feature == "aging":
+        conn.execute(AGE)
     conn.execute("VACUUM ANALYZE taskflow.holds")
     settle(conn)

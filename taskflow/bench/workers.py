@@ -58,7 +58,7 @@ WHERE session.application_name LIKE 'taskflow claim %' AND session.datname = cur
 
 @contextmanager
 def run_held_back_workers(
-    stage: Stage, conn: Session, count: int, concurrency: int
+    stage: Stage, conn: Session, count: int, concurrency: int, **settings: str
 ) -> Generator[tuple[Sequence[Child], float]]:
     """Workers that have just been let go all at once, and when: in seconds of the epoch on Postgres's clock.
 
@@ -67,7 +67,7 @@ def run_held_back_workers(
     """
     conn.execute("BEGIN")
     conn.execute("LOCK TABLE taskflow.tasks IN ACCESS EXCLUSIVE MODE")
-    with stage.connect() as observer, run_workers(stage, count, concurrency) as workers:
+    with stage.connect() as observer, run_workers(stage, count, concurrency, **settings) as workers:
         with stage.step("starting the workers"):
             await_count(observer, READY, count, workers)
         (released_at,) = one(conn, "SELECT extract(epoch FROM clock_timestamp())::float8")

@@ -20,7 +20,10 @@ INTERRUPTED = 130
 COUNT = click.IntRange(min=1)
 
 WAYS = ("python", "sql", "http")
-FEATURES = ("result", "order_key", "tenant", "limit", "limit_key", "rate", "after")
+FEATURES = (
+    *("result", "order_key", "tenant", "limit", "limit_key", "rate", "after"),
+    *("group", "unique_key", "delay", "aging"),
+)
 
 Benchmark = Callable[..., Callable[["Stage"], "Result"]]
 

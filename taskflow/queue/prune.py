@@ -103,6 +103,18 @@ async def prune_workers(conn: Connection) -> None:
     await conn.execute(PRUNE_WORKERS)
 
 
+PRUNE_GROUPS = "SELECT taskflow.prune_groups(%(after)s::bigint, %(at_most)s::integer)"
+
+
+async def prune_groups(conn: Connection, after: int, at_most: int) -> int | None:
+    """Forget groups that are a day old and of which neither a task nor the callback is left.
+
+    At most so many are looked at, from beyond the id *after* on; where the next call goes on, or None: that was all.
+    """
+    row = await (await conn.execute(PRUNE_GROUPS, {"after": after, "at_most": at_most})).fetchone()
+    return None if row is None else row[0]
+
+
 TAKE_TURN = """
 INSERT INTO taskflow.turns AS turn (chore, next_at)
 VALUES (%(chore)s, now() + make_interval(secs => %(seconds)s))

@@ -9,7 +9,7 @@ import structlog
 from taskflow.database import TROUBLE, Connection
 from taskflow.model import Retention
 from taskflow.queue.once import prune_keys
-from taskflow.queue.prune import prune, prune_workers, put_off_turn, take_turn
+from taskflow.queue.prune import prune, prune_groups, prune_workers, put_off_turn, take_turn
 from taskflow.queue.tally import forget
 from taskflow.worker.chores import Chore
 from taskflow.worker.link import Link
@@ -22,6 +22,9 @@ TURN: Final = 60.0
 
 KEYS: Final = 1000
 """Of requests, forgotten in one statement."""
+
+GROUPS: Final = 1000
+"""Looked at in one statement."""
 
 SHARE: Final = 4
 """Deleting takes one part in so many of the time of a pass."""
@@ -61,7 +64,7 @@ class Pruner:
 
 
 async def prune_all(conn: Connection, retention: Retention) -> int:
-    """One pass over all that is older than *retention* says, and over the keys of yesterday's requests.
+    """One pass over all that is older than *retention* says, over yesterday's requests, and over empty groups.
 
     How many tasks were deleted.
     """
@@ -80,6 +83,10 @@ async def prune_all(conn: Connection, retention: Retention) -> int:
                 renewed = time.monotonic()
                 await put_off_turn(conn, CHORE, TURN)
     while await prune_keys(conn, KEYS) == KEYS:
+        await put_off_turn(conn, CHORE, TURN)
+    group: int | None = 0
+    while group is not None:
+        group = await prune_groups(conn, group, GROUPS)
         await put_off_turn(conn, CHORE, TURN)
     await prune_workers(conn)
     await forget(conn)
