@@ -1,11 +1,12 @@
-"""The original's two sample task types: they only pretend to work, and one of them fails now and then."""
+"""Sample task types that only pretend to work: the original's two, and one whose payload has fields."""
 
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Annotated, Final
+from datetime import date
+from typing import Annotated, Final, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from taskflow.registry import task
 
@@ -14,6 +15,7 @@ Texts = Annotated[dict[str, str], Meta(min_length=1)]
 
 SECONDS: Final = 3
 FAILING_PERCENT: Final = 20
+PAGE_SECONDS: Final = 0.1
 
 
 class QueryFailed(Exception):
@@ -37,3 +39,33 @@ def decide(draw: Callable[[int], int]) -> None:
     """Raise QueryFailed for a *draw* from 0 to 99 below 20, so that exactly a fifth of all fail."""
     if draw(100) < FAILING_PERCENT:
         raise QueryFailed(f"the query failed, as {FAILING_PERCENT} % of them do")
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What shall be in a report."""
+
+    customer: Annotated[str, Meta(min_length=1, description="who gets it")]
+    format: Annotated[Literal["pdf", "html", "csv"], Meta(description="csv cannot be written, and fails")] = "pdf"
+    pages: Annotated[int, Meta(ge=1, le=1000, description="each takes a tenth of a second")] = 10
+    month: date | None = None
+    draft: bool = False
+    recipients: list[str] = []
+
+
+class ReportFailed(Exception):
+    """The pretended report could not be written."""
+
+
+@task("make_report", max_attempts=3)
+async def make_report(report: Report) -> dict[str, object]:
+    """Pretend to write a report, page by page."""
+    for page in range(1, report.pages + 1):
+        await write_page(report, page)
+    return {"file": f"{report.customer}.{report.format}", "pages": report.pages}
+
+
+async def write_page(report: Report, page: int) -> None:
+    """Take a tenth of a second; raise ReportFailed for the last page of a csv."""
+    await asyncio.sleep(PAGE_SECONDS)
+    if report.format == "csv" and page == report.pages:
+        raise ReportFailed(f"page {page} cannot be written as csv")

@@ -76,6 +76,8 @@ def test_ctrl_c_in_a_terminal_stops_everything(home: Path):
         demo.expect("Everything stays up until Ctrl-C")
         roles = " ".join(processes_of(home).values())
         assert all(role in roles for role in ROLES), roles
+        count = "SELECT (SELECT count(*) FROM taskflow.groups), count(*) FROM taskflow.tasks WHERE type = 'make_report'"
+        assert run(home, "taskflow", "psql", "-Atc", count).stdout == "1|7\n", "there is more to see than the samples"
         demo.sendintr()
         demo.expect(pexpect.EOF)
         demo.wait()

@@ -64,7 +64,7 @@ def main(tasks: int, leave: bool) -> None:
 def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, leave: bool) -> int:
     """Start everything, run *tasks* samples, and stop everything; the exit status."""
     from taskflow.cli.listening import listen
-    from taskflow.cli.samples import enqueue_samples
+    from taskflow.cli.samples import enqueue_samples, enqueue_showcase
     from taskflow.migrate import migrate
 
     url = f"http://{HOST}:{settings.server_port}"
@@ -79,6 +79,8 @@ def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, 
             for id in enqueue_samples(url, tasks):
                 stopper.check()
                 ids.append(id)
+            if not leave:
+                enqueue_showcase(url)
             _introduce(console, url)
             final = _watch(console, dsn, ids, children, stopper)
             console.print(f"{final} of {tasks} sample tasks are in a final state")
