@@ -56,6 +56,10 @@ faults form="short" *args:
 soak *args:
     PYTHONPATH=tests uv run --frozen python -m faults.soak "$@"
 
+# The dashboard in a real browser; needs Debian's chromium.
+browser *args:
+    uv run --frozen --group browser pytest tests/browser "$@"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"
