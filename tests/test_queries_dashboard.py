@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from conftest import MakeTask, MakeWorker, ask
 from msgspec import Raw
+from test_plans import explain
 
-from taskflow.database import Connection
+from taskflow.database import Connection, connect
+from taskflow.filters import Sort, TaskFilter
 from taskflow.model import EVERYDAY, Failed, NewTask, Priority, Retry, Status
-from taskflow.queries import failures
+from taskflow.queries import failures, links, listing
 from taskflow.queries.failures import Place, find_failures, find_of_group
 from taskflow.queries.links import find_attempts, find_links
 from taskflow.queue.claim import claim
@@ -16,6 +18,18 @@ from taskflow.queue.enqueue import enqueue_many
 from taskflow.queue.group import enqueue_group
 from taskflow.queue.record import record
 from taskflow.queue.recover import retry_by_hand
+
+MANY = """
+INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency)
+VALUES ('1', 'here', 1, '0', '{high}', 1);
+INSERT INTO taskflow.tasks (name, type, status, attempt, worker_id, started_at, finished_at, error)
+SELECT 'a task', 'anything', CASE WHEN number % 10 = 0 THEN 'failed' ELSE 'succeeded' END::taskflow.status, 1, 1, now(),
+       now(), CASE WHEN number % 10 = 0 THEN 'E: ' || number END
+FROM generate_series(1, 40000) AS number;
+INSERT INTO taskflow.tasks (name, type, held) SELECT 'a task', 'anything', true FROM generate_series(1, 10000);
+INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
+SELECT id, scheduled_at, priority, 'waiting', 2, 'tenant:normal:t' || id % 100 FROM taskflow.tasks WHERE held;
+"""
 
 LATER = Place(datetime(2100, 1, 1, tzinfo=UTC), 0)
 EARLIER = datetime(2000, 1, 1, tzinfo=UTC)
@@ -118,3 +132,23 @@ async def test_a_task_tells_its_ties(conn: Connection):
     assert links is not None
     assert (links.group, links.ends, [one.name for one in links.waits_for]) == (None, group, ["member"])
     assert await find_links(conn, end + 1000) is None
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+async def test_what_is_looked_up_does_not_read_all_tasks(own_database: str, generic: bool):
+    filter = TaskFilter(tenant="t7")
+    async with await connect(own_database, "test") as conn:
+        await conn.execute(MANY.encode())
+        await conn.execute("ANALYZE")
+        values = await listing._values(conn, filter, Sort.NEWEST, None)  # pyright: ignore[reportPrivateUsage]
+        values |= {"statuses": [status.value for status in Status], "limit": 51, "few": 751, "budget": 2500}
+        values |= {"seconds": 3600, "seen": failures.SEEN, "kinds": failures.KINDS, "counted": failures.COUNTED}
+        values |= {"type": "anything", "kind": "E: #", "since": EARLIER, "until": LATER[0], "before": 0, "id": 4000}
+        values |= {"listed": 100}
+        for statement in (failures.FAILURES, failures.TOTAL, failures.OF_GROUP, listing.OF_GATES, listing.NEWEST_FIRST):
+            plan = await explain(conn, statement, values, generic=generic)
+            assert "Seq Scan on tasks" not in plan, plan
+            assert "Seq Scan on holds" not in plan, plan
+        for statement in (links.LINKS, links.ATTEMPTS):
+            plan = await explain(conn, statement, values, generic=generic)
+            assert "Seq Scan on tasks" not in plan, plan

@@ -133,7 +133,7 @@ def _at(name: str, problem: str, fields: list[Field]) -> str:
         name = PREFIX + named[1]
     if name in {*TEXTS, *NUMBERS, "type", "priority", "scheduled_at", "on_conflict"}:
         return name
-    if name == "payload" or name.startswith(PREFIX):
+    if name.startswith("payload"):
         for field in fields:
             if name == field.name or name.startswith((f"{field.name}.", f"{field.name}[")) or field.name == "payload":
                 return field.name

@@ -150,17 +150,25 @@ SELECT (SELECT count(*) FROM few) < %(few)s,
        )
 """
 
-# Tasks of a tenant or a key are told by their gates, and by the index of unique keys.
+# Tasks of a tenant or a key are told by their gates, and by the index of unique keys. Gate by gate and in the order of
+# its index: otherwise the planner may prefer to read all gates.
 OF_GATES = """
 WITH few AS MATERIALIZED (
-    (SELECT task_id AS id FROM taskflow.holds
-     WHERE gate = ANY (%(gates)s::text[]) AND state = 'waiting' LIMIT %(few)s)
+    (SELECT hold.id
+     FROM unnest(%(gates)s::text[]) AS wanted (gate)
+     CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds WHERE gate = wanted.gate AND state = 'waiting'
+                         ORDER BY priority, scheduled_at, task_id LIMIT %(few)s) AS hold)
     UNION
-    (SELECT task_id FROM taskflow.holds
-     WHERE gate = ANY (%(gates)s::text[]) AND state = 'passed' LIMIT %(few)s)
+    (SELECT hold.id
+     FROM unnest(%(gates)s::text[]) AS wanted (gate)
+     CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds WHERE gate = wanted.gate AND state = 'passed'
+                         ORDER BY task_id LIMIT %(few)s) AS hold)
     UNION
-    (SELECT task_id FROM taskflow.holds
-     WHERE gate = ANY (%(gates)s::text[]) AND state IN ('later', 'ended') LIMIT %(few)s)
+    (SELECT hold.id
+     FROM unnest(%(gates)s::text[]) AS wanted (gate)
+     CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds
+                         WHERE gate = wanted.gate AND state IN ('later', 'ended')
+                         ORDER BY task_id LIMIT %(few)s) AS hold)
     UNION
     (SELECT id FROM taskflow.tasks WHERE unique_key = %(key)s AND status IN ('queued', 'running'))
 )
