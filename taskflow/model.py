@@ -146,6 +146,16 @@ class ClaimedTask(Struct, frozen=True):
     scheduled_at: float = 0.0  # due since then, in Unix seconds by the database's clock
 
 
+class Note(Struct, frozen=True):
+    """What an attempt tells of itself: how far it is, 0 to 1, and where the next one can go on (JSON)."""
+
+    id: int
+    attempt: int
+    fraction: float | None = None
+    message: str | None = None
+    checkpoint: bytes | None = None
+
+
 class Succeeded(Struct, frozen=True):
     """The handler returned; ``result`` is its return value as JSON, or None."""
 

@@ -17,7 +17,7 @@ def example(heading: str) -> str:
 
 
 def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
-    headings = ("Context", "Middleware")
+    headings = ("Context", "Progress and checkpoints", "Middleware")
     (tmp_path / "jobs.py").write_text("\n".join(map(example, headings)))
     with (
         watching(own_database) as db,
@@ -25,7 +25,13 @@ def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
     ):
         counted = db.enqueue("count_up", {"steps": 3})
         db.await_status(counted, "succeeded")
+        resized = db.enqueue("resize_all", {"images": 10})
         cancels_a_sync_handler(db)
+        db.await_status(resized, "succeeded")
+        assert db.rows("SELECT attempt, fraction, message, checkpoint FROM taskflow.progress") == [
+            (2, 1, "resized 10 of 10", {"done": 10})
+        ]
+        assert len(db.history(resized)) == 4  # it failed once, and went on
         worker.await_said("count_up took")
         assert worker.end(15) == 0
         assert any(line["event"].startswith("count_up took ") for line in log_lines(worker))

@@ -14,7 +14,7 @@ from msgspec import Struct
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
-from taskflow.api import examples, listing, once, remote
+from taskflow.api import examples, listing, once, remote, remote_progress
 from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
@@ -64,6 +64,8 @@ BODIES: Final = (
     remote.Claims,
     remote.Heartbeat,
     remote.Beat,
+    remote_progress.ProgressNotes,
+    remote_progress.Told,
     remote.Results,
     remote.Recorded,
     remote.Left,
@@ -84,6 +86,7 @@ REQUESTS: Final[dict[tuple[str, str], tuple[type[Struct], bool]]] = {
     ("post", "/workers"): (remote.Registration, True),
     ("post", "/workers/{id}/claims"): (remote.ClaimRequest, True),
     ("post", "/workers/{id}/heartbeat"): (remote.Heartbeat, True),
+    ("post", "/workers/{id}/progress"): (remote_progress.ProgressNotes, True),
     ("post", "/workers/{id}/results"): (remote.Results, True),
     ("post", "/groups"): (GroupRequest, True),
     ("put", "/limits/{type}"): (LimitRequest, True),

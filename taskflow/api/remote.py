@@ -78,7 +78,7 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 0
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, omit_defaults=True):
     """A task that this worker runs now. Its handler should end within the time limit; nobody else sees to that."""
 
     id: int
@@ -89,6 +89,10 @@ class Claim(Struct, frozen=True):
     priority: Priority
     payload: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
     time_limit_seconds: float
+    checkpoint: Annotated[
+        Raw | None,
+        Meta(description="what an earlier attempt saved, if one did", extra_json_schema={"type": "object"}),
+    ] = None
 
 
 class Claims(Struct, frozen=True):
@@ -163,7 +167,8 @@ _heartbeat: Final = msgspec.json.Decoder(Heartbeat)
 _results: Final = msgspec.json.Decoder(Results)
 
 
-def _refusals(*more: Exception) -> dict[int, Any]:
+def refusals(*more: Exception) -> dict[int, Any]:
+    """What a route for workers may answer, beside success."""
     return documented(
         InvalidTask("limit", "Expected `int` <= 1000"),
         RequestEntityTooLarge(),
@@ -174,7 +179,8 @@ def _refusals(*more: Exception) -> dict[int, Any]:
     )
 
 
-async def _read(request: ApiRequest, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
+async def read_body(request: ApiRequest, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
+    """The body of *request*; raises what ``decode`` raises."""
     media_type(request, "application/json")
     return decode(decoder, await request.body(), what)
 
@@ -186,12 +192,12 @@ async def _read(request: ApiRequest, decoder: msgspec.json.Decoder[Any], what: s
     summary="Register a worker over HTTP",
     response_description="It is registered",
     tags=["workers"],
-    responses=_refusals(WorkerIdTaken("node-1", "a host", 0, datetime(2026, 1, 31, tzinfo=UTC))),
+    responses=refusals(WorkerIdTaken("node-1", "a host", 0, datetime(2026, 1, 31, tzinfo=UTC))),
 )
 async def register_worker(request: ApiRequest) -> Registered:
     """The others see it as a worker like any; it has to beat, and what it runs is rescued when it falls silent."""
     given = services(request)
-    asked: Registration = await _read(request, _registration, "a worker")
+    asked: Registration = await read_body(request, _registration, "a worker")
     for part in ("name", "host", "version"):
         check_text(part, getattr(asked, part))
     priorities = [priority for priority in Priority if priority in asked.priorities]
@@ -209,13 +215,13 @@ async def register_worker(request: ApiRequest) -> Registered:
     summary="Claim tasks",
     response_description="The claimed tasks",
     tags=["workers"],
-    responses=_refusals(wrong_worker_id(), WorkerNotFound()),
+    responses=refusals(wrong_worker_id(), WorkerNotFound()),
 )
 async def claim_tasks(request: ApiRequest, id: WorkerId) -> Claims:
     """For the room that the worker has; none, if none is due within the time to wait. It counts as a heartbeat."""
     given = services(request)
     worker = read_worker_id(id)
-    asked: ClaimRequest = await _read(request, _claim, "a claim")
+    asked: ClaimRequest = await read_body(request, _claim, "a claim")
     until = time.monotonic() + min(asked.wait, given.settings.server_time_out_in_seconds - 1)
     while True:
         async with given.pool.connection() as conn:
@@ -223,17 +229,27 @@ async def claim_tasks(request: ApiRequest, id: WorkerId) -> Claims:
             if beaten is None:
                 raise WorkerNotFound
             tasks = [] if beaten.is_draining else await _claim_allowed(conn, worker, beaten.priorities, asked.limit)
+            again = [task.id for task in tasks if task.attempt > 1]
+            checkpoints = await queries.find_checkpoints(conn, again) if again else {}
         if tasks or beaten.is_draining or time.monotonic() + LOOK_AGAIN > until:
-            return Claims([_told(task, given) for task in tasks], beaten.is_draining)
+            return Claims([_told(task, given, checkpoints.get(task.id)) for task in tasks], beaten.is_draining)
         await asyncio.sleep(LOOK_AGAIN)
 
 
-def _told(task: ClaimedTask, given: Services) -> Claim:
+def _told(task: ClaimedTask, given: Services, checkpoint: bytes | None) -> Claim:
     task_type = given.registry.find(task.type)
     limit = (task_type.timeout if task_type else None) or given.settings.worker_time_out_in_seconds
     payload = Raw(task.payload.encode())
     return Claim(
-        task.id, task.attempt, task.max_attempts, task.type, task.name, Priority(task.priority), payload, limit
+        id=task.id,
+        attempt=task.attempt,
+        max_attempts=task.max_attempts,
+        type=task.type,
+        name=task.name,
+        priority=Priority(task.priority),
+        payload=payload,
+        time_limit_seconds=limit,
+        checkpoint=None if checkpoint is None else Raw(checkpoint),
     )
 
 
@@ -244,13 +260,13 @@ def _told(task: ClaimedTask, given: Services) -> Claim:
     summary="Say that a worker lives",
     response_description="It was heard",
     tags=["workers"],
-    responses=_refusals(wrong_worker_id(), WorkerNotFound()),
+    responses=refusals(wrong_worker_id(), WorkerNotFound()),
 )
 async def beat(request: ApiRequest, id: WorkerId) -> Beat:
     """Tasks that it was given but does not run, because an answer was lost, are put back after a lease."""
     given = services(request)
     worker = read_worker_id(id)
-    known: list[int] = (await _read(request, _heartbeat, "a heartbeat")).running
+    known: list[int] = (await read_body(request, _heartbeat, "a heartbeat")).running
     async with given.pool.connection() as conn:
         beaten = await workers.beat(conn, worker)
         if beaten is None:
@@ -271,7 +287,7 @@ async def beat(request: ApiRequest, id: WorkerId) -> Beat:
     summary="Finish tasks",
     response_description="The outcomes are recorded",
     tags=["workers"],
-    responses=_refusals(wrong_worker_id(), WorkerNotFound()),
+    responses=refusals(wrong_worker_id(), WorkerNotFound()),
 )
 async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
     """Answers once they are durable. What was cancelled, rescued or finished before is lost, and changes nothing.
@@ -280,7 +296,7 @@ async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
     """
     given = services(request)
     worker = read_worker_id(id)
-    results: list[Result] = (await _read(request, _results, "results")).results
+    results: list[Result] = (await read_body(request, _results, "results")).results
     _check(results, given.settings.server_max_json_depth)
     async with given.pool.connection() as conn:
         if await workers.beat(conn, worker) is None:

@@ -2,8 +2,9 @@
 
 from taskflow.queries.gates import GroupView, LimitView, QueueView, find_group, find_limits, find_queue_views
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
+from taskflow.queries.progress import find_checkpoints
 from taskflow.queries.series import DAY, HOUR, Span, Step, find_steps
-from taskflow.queries.tasks import TaskView, Transition, find_history, find_live, find_running, find_task
+from taskflow.queries.tasks import Progress, TaskView, Transition, find_history, find_live, find_running, find_task
 
 __all__ = [
     "DAY",
@@ -11,12 +12,14 @@ __all__ = [
     "Found",
     "GroupView",
     "LimitView",
+    "Progress",
     "QueueView",
     "Span",
     "Step",
     "TaskSummary",
     "TaskView",
     "Transition",
+    "find_checkpoints",
     "find_group",
     "find_history",
     "find_ids",

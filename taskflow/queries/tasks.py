@@ -11,6 +11,16 @@ from taskflow.database import Connection, array
 from taskflow.model import Priority, Status, Time
 
 
+class Progress(Struct, frozen=True):
+    """What the handler told last; ``checkpoint`` is where the next attempt can go on."""
+
+    attempt: int
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None
+    message: str | None
+    checkpoint: Annotated[Raw | None, Meta(extra_json_schema={"type": ["object", "null"]})]
+    updated_at: Time
+
+
 class TaskView(Struct, frozen=True, kw_only=True):
     """A task as it stands; times are aware, ``error`` is of the latest failed attempt."""
 
@@ -29,6 +39,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
         Meta(description="gates that keep it from being claimed, such as `task:7`", examples=[["task:7", "task:8"]]),
     ]
     worker: str | None
+    progress: Progress | None = None
     created_at: Time
     updated_at: Time
     scheduled_at: Time
@@ -49,12 +60,15 @@ class Transition(Struct, frozen=True, kw_only=True):
 
 
 TASK = """
-SELECT task.id, task.name, type, priority::text, status::text, attempt, max_attempts, payload::text, result::text,
-       error, worker.name AS worker, created_at, updated_at, scheduled_at, task.started_at, finished_at,
+SELECT task.id, task.name, type, priority::text, status::text, task.attempt, max_attempts, payload::text,
+       result::text, error, worker.name AS worker, created_at, task.updated_at, scheduled_at,
+       task.started_at, finished_at,
+       progress.attempt AS told_in, fraction, message, checkpoint::text, progress.updated_at AS told_at,
        ARRAY(SELECT hold.gate FROM taskflow.holds AS hold
              WHERE task.held AND hold.task_id = task.id AND hold.state = 'waiting' ORDER BY hold.gate) AS waits_for
 FROM taskflow.tasks AS task
 LEFT JOIN taskflow.workers AS worker ON worker.id = task.worker_id
+LEFT JOIN taskflow.progress AS progress ON progress.task_id = task.id
 WHERE task.id = %(id)s
 """
 
@@ -68,7 +82,12 @@ async def find_task(conn: Connection, id: int) -> TaskView | None:
     row["priority"], row["status"] = Priority(row["priority"]), Status(row["status"])
     row["payload"] = Raw(row["payload"].encode())
     row["result"] = None if row["result"] is None else Raw(row["result"].encode())
-    return TaskView(**row)
+    told = [row.pop(column) for column in ("told_in", "fraction", "message", "checkpoint", "told_at")]
+    return TaskView(**row, progress=None if told[0] is None else _progress(*told))
+
+
+def _progress(attempt: int, fraction: float | None, message: str | None, checkpoint: str | None, at: Time) -> Progress:
+    return Progress(attempt, fraction, message, None if checkpoint is None else Raw(checkpoint.encode()), at)
 
 
 RUNNING = "SELECT id, attempt FROM taskflow.tasks WHERE worker_id = %(worker)s AND status = 'running'"

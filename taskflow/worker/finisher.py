@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 FollowUp = Callable[[Connection, Sequence[int]], Awaitable[None]]
 """What a feature does after a batch was recorded, given the ids in it; it must come right without, only later."""
 
+Before = Callable[[Connection, Sequence[Ended]], Awaitable[None]]
+"""What a feature does before a batch is recorded; the batch is recorded in any case."""
+
 BATCH: Final = 1000
 BACKLOG: Final = 4 * BATCH
 """With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
@@ -33,8 +36,8 @@ TOO_MUCH: Final = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.Statement
 class Finisher:
     """Keeps outcomes until Postgres has them, also across lost connections.
 
-    *woken* is set when a retry that was recorded becomes due. *follow_ups* are called after each recorded batch,
-    which *tally* counts.
+    *woken* is set when a retry that was recorded becomes due. *before* is called before each batch is recorded,
+    *follow_ups* after; *tally* counts it.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class Finisher:
         woken: asyncio.Event,
         follow_ups: Sequence[FollowUp] = (),
         tally: Tally | None = None,
+        before: Before | None = None,
     ) -> None:
         self._link = link
         self._worker = worker
         self._woken = woken
         self._follow_ups = follow_ups
         self._tally = tally or Tally()
+        self._before = before
         self._pending: list[Ended] = []
         self._in_flight: list[Ended] = []
         self._wake = asyncio.Event()
@@ -107,6 +112,8 @@ class Finisher:
             conn = await self._link.get()
             rest = [ended for ended in batch if ended[0].id not in recorded] if recorded else batch
             try:
+                if self._before is not None:
+                    await self._prepare(conn, self._before, rest)
                 await record(conn, self._worker, rest, recorded)
             except TOO_MUCH as error:
                 await self._record_one_by_one(conn, rest, error)
@@ -124,6 +131,15 @@ class Finisher:
                 if self._follow_ups:
                     await self._follow_up(conn, [task.id for task, _ in batch])
                 return
+
+    async def _prepare(self, conn: Connection, before: Before, batch: list[Ended]) -> None:
+        """Raises what tells that Postgres is away; anything else shall not keep outcomes from being recorded."""
+        try:
+            await before(conn, batch)
+        except psycopg.Error as error:
+            if isinstance(error, AWAY):
+                raise
+            log.warning("notes.refused", reason=without_detail(error).strip())
 
     async def _follow_up(self, conn: Connection, ids: Sequence[int]) -> None:
         for follow_up in self._follow_ups:

@@ -30,8 +30,10 @@ from taskflow.worker.health import serve_health
 from taskflow.worker.link import Link
 from taskflow.worker.meter import Meter
 from taskflow.worker.names import Registration
+from taskflow.worker.notes import Notes
 from taskflow.worker.presence import Presence
 from taskflow.worker.pruner import Pruner
+from taskflow.worker.runner import Runner
 from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
 from taskflow.worker.teller import Teller
@@ -164,6 +166,7 @@ async def _work(
         _link(database, options, "maintain") as maintains,
         _link(database, options, "gates") as gates,
         _link(database, options, "prune") as prunes,
+        _link(database, options, "progress") as tells,
     ):
         worker = registration.worker
         pruner = Pruner(prunes, options.retention)
@@ -171,9 +174,11 @@ async def _work(
         gatekeeper = Gatekeeper(gates, bell.woken, registry, options.concurrency, options.aging)
         teller = Teller()
         bell.on("watch", teller.hear)
-        tally = Tally()
-        finisher = Finisher(finishes, worker, bell.woken, [gatekeeper.follow_up, teller.tell], tally)
-        slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter)
+        tally, notes = Tally(), Notes(tells, worker)
+        follow_ups = [gatekeeper.follow_up, teller.tell]
+        finisher = Finisher(finishes, worker, bell.woken, follow_ups, tally, notes.write_before)
+        runner = Runner(registry.middlewares, notes)
+        slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter, runner)
         claimer = Claimer(
             claims,
             worker,
@@ -206,6 +211,7 @@ async def _work(
             asyncio.create_task(cancellations.look_when_told(database, options.name)),
             asyncio.create_task(_sweep(slots)),
             asyncio.create_task(pruner.run()),
+            asyncio.create_task(notes.run()),
         ]
         with _health(options, presence, claims, slots, finisher, meter):
             claiming = claimer.start(after=gatekeeper.knows_policy)

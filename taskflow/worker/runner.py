@@ -8,22 +8,29 @@ from typing import Any
 
 from taskflow.context import CallNext, Context, Middleware
 from taskflow.worker.attempt import Attempt, call_in_thread
+from taskflow.worker.notes import Notes
 
 
 class Runner:
-    """Calls handlers within *middlewares*, the first of which is the outermost."""
+    """Calls handlers within *middlewares*, the first of which is the outermost. Without *notes*, none are kept."""
 
-    def __init__(self, middlewares: Sequence[Middleware] = ()) -> None:
+    def __init__(self, middlewares: Sequence[Middleware] = (), notes: Notes | None = None) -> None:
         self._middlewares = tuple(reversed(middlewares))
+        self._notes = notes
         self.is_plain = not middlewares
 
     async def call(self, attempt: Attempt, payload: Any, threads: Executor) -> Any:
         """What the handler returned, or the middleware in its place; raises what they raise."""
-        context = attempt.context = Context(attempt.task)
+        context = attempt.context = await self._make_context(attempt)
         call: CallNext = partial(self._call_handler, attempt, context, payload, threads)
         for middleware in self._middlewares:
             call = partial(middleware, context, call)
         return await call()
+
+    async def _make_context(self, attempt: Attempt) -> Context:
+        if self._notes is None or attempt.task_type is None or not attempt.task_type.takes_context:
+            return Context(attempt.task)
+        return await self._notes.context(attempt.task)
 
     async def _call_handler(self, attempt: Attempt, context: Context, payload: Any, threads: Executor) -> Any:
         task_type = attempt.task_type
