@@ -59,7 +59,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA taskflow FROM PUBLIC, taskflow_api, taskflo
 GRANT USAGE ON SCHEMA taskflow TO taskflow_api, taskflow_worker, taskflow_readonly;
 GRANT SELECT ON taskflow.tasks, taskflow.attempts, taskflow.workers, taskflow.task_history,
     taskflow.queue, taskflow.running, taskflow.failed, taskflow.throughput, taskflow.stuck, taskflow.schedules,
-    taskflow.progress
+    taskflow.progress, taskflow.lines
     TO taskflow_api, taskflow_worker, taskflow_readonly;
 -- Which migrations there are: a server or worker starts where none is missing.
 GRANT SELECT ON taskflow._yoyo_migration TO taskflow_api, taskflow_worker;
@@ -107,6 +107,7 @@ GRANT EXECUTE ON FUNCTION
 -- Claim, finish, and be present.
 GRANT UPDATE (attempt, result) ON taskflow.tasks TO taskflow_worker;
 GRANT INSERT, UPDATE ON taskflow.progress TO taskflow_worker;
+GRANT INSERT ON taskflow.lines TO taskflow_worker;
 GRANT INSERT (name, host, pid, version, priorities, concurrency) ON taskflow.workers TO taskflow_worker;
 GRANT UPDATE (heartbeat_at, stopped_at) ON taskflow.workers TO taskflow_worker;
 -- Drain workers, and tell that they are gone. A server that serves workers over HTTP needs taskflow_worker as well.

@@ -11,6 +11,7 @@ import psycopg
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from taskflow.lines import Ear
 from taskflow.model import ClaimedTask
 
 current_task: ContextVar[ClaimedTask | None] = ContextVar("current_task", default=None)
@@ -19,13 +20,7 @@ current_task: ContextVar[ClaimedTask | None] = ContextVar("current_task", defaul
 
 def configure(level: str) -> None:
     """Send structlog's and the standard library's lines to stderr in one form, from *level* on."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        _name_the_task,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
+    shared = _shared()
     pretty = sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
     rendering: list[Processor] = (
         # Without the values of variables, which rich would show: payloads, DSNs and tokens are among them.
@@ -51,6 +46,41 @@ def configure(level: str) -> None:
     root.setLevel(level.upper())
     logging.getLogger("yoyo").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        _name_the_task,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def listen() -> None:
+    """From now on, hand what is logged also to who keeps it: ``lines.heard_by``."""
+    ear = Ear()
+    ear.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_shared(), structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.ExceptionRenderer(_format_traceback),
+                _write_line,
+            ],
+        )
+    )
+    logging.getLogger().addHandler(ear)
+
+
+def _write_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """The line as it is kept: its task, time and level are told beside it."""
+    for known in ("task_id", "attempt", "timestamp", "level"):
+        event.pop(known, None)
+    trace = event.pop("exception", None)
+    line = " ".join([str(event.pop("event", "")), *(f"{key}={value}" for key, value in event.items())])
+    return f"{line}\n{trace}" if trace else line
 
 
 def without_detail(error: BaseException, text: str | None = None) -> str:

@@ -156,6 +156,22 @@ class Note(Struct, frozen=True):
     checkpoint: bytes | None = None
 
 
+class Line(Struct, frozen=True):
+    """What a handler logged; ``text`` is one line, or several with a traceback."""
+
+    at: Time
+    level: str
+    text: str
+
+
+class KeptLines(Struct, frozen=True):
+    """The last lines that an attempt logged; so many before them are ``left_out``."""
+
+    attempt: int
+    left_out: int
+    lines: list[Line]
+
+
 class Succeeded(Struct, frozen=True):
     """The handler returned; ``result`` is its return value as JSON, or None."""
 

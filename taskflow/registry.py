@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 
 from taskflow.context import Context, Middleware
 from taskflow.errors import AppNotLoaded, DuplicateTaskType, InvalidSchedule, InvalidTask, UnknownTaskType
+from taskflow.lines import MOST as MOST_LINES
 from taskflow.model import Limit, Missed, NewSchedule, Priority
 from taskflow.recurrence import check_name, parse_rule
 from taskflow.retry import Backoff
@@ -39,8 +40,9 @@ class TaskType(Struct, frozen=True, kw_only=True):
     retry_on: tuple[type[BaseException], ...]
     no_retry_on: tuple[type[BaseException], ...]
     limit: Limit | None
+    keep_logs: int
     decoder: msgspec.json.Decoder[Any]
-    is_plain: bool  # it takes no more than its payload
+    is_plain: bool  # it takes no more than its payload, and nothing is kept of it
 
     def decode(self, payload: bytes | str) -> Any:
         """The typed payload; raises msgspec.ValidationError where it does not fit."""
@@ -99,6 +101,7 @@ class Registry:
         schedule: str | None = None,
         time_zone: str = "UTC",
         limit: Limit | None = None,
+        keep_logs: int = 0,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function, sync or async, as the handler of task type *name*.
 
@@ -107,13 +110,17 @@ class Registry:
         gets its ``Context`` as well.
         *timeout* is in seconds per attempt. An attempt that ends in an error of *retry_on*, but none of *no_retry_on*,
         is tried again after the *backoff*; one that runs into its time limit ends in TimeoutError. *limit* holds for
-        all workers together. *schedule* is the rule of a schedule of this name, with an empty payload. Raises
-        DuplicateTaskType if the name is taken, InvalidSchedule for a rule that cannot be read.
+        all workers together. Of each attempt the last *keep_logs* lines of its logs are kept, 1,000 at most.
+        *schedule* is the rule of a schedule of this name, with an empty payload. Raises DuplicateTaskType if the name
+        is taken, InvalidSchedule for a rule that cannot be read.
         """
         if not 1 <= len(name) <= 128:
             raise ValueError(f"a task type's name has 1 to 128 characters; got {len(name)}")
         if not 1 <= max_attempts < 2**31 or not (timeout is None or timeout > 0):
             raise ValueError(f"task type {name!r} wants 1 <= max_attempts < 2**31 and timeout > 0")
+
+        if not 0 <= keep_logs <= MOST_LINES:
+            raise ValueError(f"task type {name!r} wants 0 <= keep_logs <= {MOST_LINES}")
 
         def register(function: Handler) -> Handler:
             if (other := self._types.get(name)) is not None:
@@ -125,7 +132,7 @@ class Registry:
                 payload_type=payload_type,
                 takes_payload=parameters > 0,
                 takes_context=parameters == 2,
-                is_plain=parameters < 2,
+                is_plain=parameters < 2 and not keep_logs,
                 is_async=inspect.iscoroutinefunction(function),
                 max_attempts=max_attempts,
                 timeout=timeout,
@@ -133,6 +140,7 @@ class Registry:
                 retry_on=_classes(retry_on),
                 no_retry_on=_classes(no_retry_on),
                 limit=limit,
+                keep_logs=keep_logs,
                 decoder=msgspec.json.Decoder(payload_type),
             )
             if schedule is not None:

@@ -17,7 +17,7 @@ def example(heading: str) -> str:
 
 
 def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
-    headings = ("Context", "Progress and checkpoints", "Middleware")
+    headings = ("Context", "Progress and checkpoints", "Logs", "Middleware")
     (tmp_path / "jobs.py").write_text("\n".join(map(example, headings)))
     with (
         watching(own_database) as db,
@@ -26,11 +26,15 @@ def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
         counted = db.enqueue("count_up", {"steps": 3})
         db.await_status(counted, "succeeded")
         resized = db.enqueue("resize_all", {"images": 10})
+        imported = db.enqueue("import_rows", {"rows": [1, 2]})
         cancels_a_sync_handler(db)
         db.await_status(resized, "succeeded")
         assert db.rows("SELECT attempt, fraction, message, checkpoint FROM taskflow.progress") == [
             (2, 1, "resized 10 of 10", {"done": 10})
         ]
+        db.await_status(imported, "succeeded")
+        lines = db.one("SELECT lines FROM taskflow.lines WHERE task_id = %s", imported)
+        assert [line["text"] for line in lines[:2]] == ["imported 1", "imported 2"]
         assert len(db.history(resized)) == 4  # it failed once, and went on
         worker.await_said("count_up took")
         assert worker.end(15) == 0

@@ -49,6 +49,7 @@ ROUTES: Final = (
     tasks.add_task,
     tasks.show_task,
     tasks.show_history,
+    tasks.show_logs,
     actions.act,
     actions.cancel_task,
     actions.retry_task,

@@ -26,7 +26,7 @@ from taskflow.api.policy import LimitRequest, Limits, Pause, Queues
 from taskflow.api.problems import Problem
 from taskflow.api.schedule_body import ScheduleChanges, ScheduleRequest
 from taskflow.api.schedules import ListSchedules, SchedulePage
-from taskflow.api.tasks import Added, History
+from taskflow.api.tasks import Added, History, Logs
 from taskflow.api.types import Types, payload_schemas
 from taskflow.api.workers import Draining, Rescued, Stats, Workers
 from taskflow.model import EVERYDAY, Priority
@@ -46,6 +46,7 @@ BODIES: Final = (
     AddedTasks,
     TaskView,
     History,
+    Logs,
     Workers,
     Types,
     Queues,

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from litestar import post, route
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import OpenAPIType
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct, structs
 
 from taskflow import events, queries
@@ -21,7 +21,7 @@ from taskflow.api.waiting import Wait, find, read_wait, wait_for_end
 from taskflow.api.watch import TooManyWatch
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask, KeyReused, KeyTaken
-from taskflow.model import NewTask, Status, Time
+from taskflow.model import KeptLines, NewTask, Status, Time
 from taskflow.queries import TaskView
 from taskflow.queue.enqueue import enqueue_unique
 from taskflow.scopes import Scope
@@ -61,6 +61,12 @@ class HistoryEntry(Struct, frozen=True, kw_only=True):
     attempt: int
     worker: str | None
     reason: str | None
+
+
+class Logs(Struct, frozen=True):
+    """What is kept of the logs of a task's attempts, oldest first."""
+
+    logs: list[KeptLines]
 
 
 class History(Struct, frozen=True):
@@ -179,3 +185,34 @@ async def show_history(request: ApiRequest, id: TaskId) -> History:
             for transition in transitions
         ]
     )
+
+
+Attempt = Annotated[
+    str | None,
+    QueryParameter(
+        description="of this attempt only",
+        schema_extra={"type": OpenAPIType.INTEGER, "minimum": 1, "maximum": 2**31 - 1},
+    ),
+]
+
+
+@route(
+    "/tasks/{id:str}/logs",
+    **needs(Scope.READ),
+    http_method=GET,
+    status_code=200,
+    summary="What a task's handler logged",
+    response_description="Its lines",
+    tags=["tasks"],
+    responses=documented(not_an_integer(), TaskNotFound(), TimeoutError()),
+)
+async def show_logs(request: ApiRequest, id: TaskId, attempt: Attempt = None) -> Logs:
+    """The last lines of each of its latest 20 attempts that have ended, if its task type has `keep_logs`."""
+    number = read_id(id)
+    if attempt is not None and not (re.fullmatch("[0-9]{1,10}", attempt) and 1 <= int(attempt) < 2**31):
+        raise InvalidRequest("attempt: expected an integer from 1 to 2147483647", "attempt")
+    async with services(request).pool.connection() as conn:
+        lines = await queries.find_lines(conn, number, None if attempt is None else int(attempt))
+        if not lines and await queries.find_task(conn, number) is None:
+            raise TaskNotFound
+    return Logs(lines)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from taskflow.bulk import Order
     from taskflow.database import Connection
     from taskflow.filters import TaskFilter
-    from taskflow.queries import TaskSummary, TaskView, Transition
+    from taskflow.model import KeptLines
+    from taskflow.queries import Progress, TaskSummary, TaskView, Transition
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,24 +102,36 @@ def list_tasks(oldest_first: bool, limit: int, as_json: bool, **given: Any) -> N
 @as_json
 @tells_errors
 def show(id: int, as_json: bool) -> None:
-    """Show all that is known of one task, and its changes of status."""
+    """Show all that is known of one task, its changes of status, and what is kept of its logs."""
 
-    async def find(conn: "Connection") -> "tuple[TaskView | None, list[Transition] | None]":
+    async def find(conn: "Connection") -> "tuple[TaskView | None, list[Transition] | None, list[KeptLines]]":
         from taskflow import queries
 
-        return await queries.find_task(conn, id), await queries.find_history(conn, id)
+        task, history = await queries.find_task(conn, id), await queries.find_history(conn, id)
+        return task, history, await queries.find_lines(conn, id)
 
-    task, history = with_database(find)
+    task, history, logs = with_database(find)
     if task is None:
         raise click.ClickException(f"no task has the id {id}")
     if as_json:
-        print_json({"task": task, "history": history})
+        print_json({"task": task, "history": history, "logs": logs})
         return
     from msgspec.structs import asdict
 
-    print_table(("field", "value"), asdict(task).items())
+    print_table(("field", "value"), (asdict(task) | {"progress": _told(task.progress)}).items())
     columns = ("created_at", "old_status", "new_status", "attempt", "worker", "reason")
     print_table(columns, [[getattr(step, column) for column in columns] for step in history or []])
+    lines = [(kept.attempt, line.at, line.level, line.text) for kept in logs for line in kept.lines]
+    if lines:
+        print_table(("attempt", "at", "level", "line"), lines)
+
+
+def _told(progress: "Progress | None") -> str | None:
+    if progress is None:
+        return None
+    done = "" if progress.fraction is None else f"{progress.fraction:.0%} {progress.message or ''}"
+    checkpoint = "" if progress.checkpoint is None else f"checkpoint {bytes(progress.checkpoint).decode()}"
+    return f"{done} {checkpoint} (attempt {progress.attempt})".strip()
 
 
 @main.command("cancel")

@@ -2,7 +2,7 @@
 
 from taskflow.queries.gates import GroupView, LimitView, QueueView, find_group, find_limits, find_queue_views
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
-from taskflow.queries.progress import find_checkpoints
+from taskflow.queries.progress import find_checkpoints, find_lines
 from taskflow.queries.series import DAY, HOUR, Span, Step, find_steps
 from taskflow.queries.tasks import Progress, TaskView, Transition, find_history, find_live, find_running, find_task
 
@@ -24,6 +24,7 @@ __all__ = [
     "find_history",
     "find_ids",
     "find_limits",
+    "find_lines",
     "find_live",
     "find_newest",
     "find_queue_views",

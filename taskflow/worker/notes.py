@@ -1,4 +1,4 @@
-"""Notes: what handlers tell of their attempts, written about once a second, and before an attempt's end is recorded."""
+"""Notes: what handlers tell of their attempts, and log, written before an attempt's end is recorded at the latest."""
 
 import asyncio
 from collections.abc import Iterable
@@ -6,8 +6,10 @@ from typing import Final
 
 from taskflow.context import Context
 from taskflow.database import TROUBLE, Connection
-from taskflow.model import ClaimedTask
+from taskflow.lines import Tail
+from taskflow.model import ClaimedTask, KeptLines
 from taskflow.queries import find_checkpoints
+from taskflow.queue.keep_lines import keep_lines
 from taskflow.queue.progress import tell_progress
 from taskflow.queue.record import Ended
 from taskflow.worker.link import Link
@@ -30,6 +32,7 @@ class Notes:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._told: dict[Claim, Context] = {}
+        self._tails: dict[Claim, Tail] = {}
         self._asked: dict[Claim, asyncio.Future[bytes | None]] = {}
         self._writing = asyncio.Lock()
         self._write_at = 0.0
@@ -42,6 +45,11 @@ class Notes:
             self._wake.set()
             checkpoint = await answer
         return Context(task, checkpoint, self._take)
+
+    def tail(self, task: ClaimedTask, most: int) -> Tail:
+        """Who hears what the attempt of *task* logs."""
+        tail = self._tails[task.id, task.attempt] = Tail(most)
+        return tail
 
     def _take(self, context: Context) -> None:
         """Called in any thread. The context has changed before, and is read after it was taken out again."""
@@ -84,6 +92,8 @@ class Notes:
         """Write what the attempts of *batch* have told: once their ends are recorded, it would not be taken."""
         if self._told or self._writing.locked():
             await self._write(conn, [(task.id, task.attempt) for task, _ in batch])
+        if self._tails:
+            await self._keep_lines(conn, [(task.id, task.attempt) for task, _ in batch])
 
     async def _write(self, conn: Connection, claims: list[Claim]) -> None:
         async with self._writing:
@@ -95,3 +105,15 @@ class Notes:
             except BaseException:
                 self._told |= taken
                 raise
+
+    async def _keep_lines(self, conn: Connection, claims: list[Claim]) -> None:
+        mine = [claim for claim in claims if claim in self._tails]
+        kept: list[tuple[int, KeptLines]] = []
+        for id, attempt in mine:
+            lines, left_out = self._tails[id, attempt].kept()
+            if lines:
+                kept.append((id, KeptLines(attempt, left_out, lines)))
+        for start in range(0, len(kept), BATCH):
+            await keep_lines(conn, self._worker, kept[start : start + BATCH])
+        for claim in mine:
+            del self._tails[claim]

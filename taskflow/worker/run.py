@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from taskflow import __version__, metrics
+from taskflow import __version__, logs, metrics
 from taskflow.database import TROUBLE, Connection, Database
 from taskflow.errors import PresenceLost
 from taskflow.maintenance import rescue_all, rescue_once
@@ -103,6 +103,8 @@ async def run(options: WorkerOptions, registry: Registry, database: Database) ->
     log.info(
         "worker.started", worker=options.name, priorities=list(options.priorities), concurrency=options.concurrency
     )
+    if any(task_type.keep_logs for task_type in registry):
+        logs.listen()
     try:
         all_ended = await _work(options, registry, database, presence, registration, stop, bell)
     finally:

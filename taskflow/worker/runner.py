@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from taskflow.context import CallNext, Context, Middleware
+from taskflow.lines import heard_by
 from taskflow.worker.attempt import Attempt, call_in_thread
 from taskflow.worker.notes import Notes
 
@@ -25,7 +26,14 @@ class Runner:
         call: CallNext = partial(self._call_handler, attempt, context, payload, threads)
         for middleware in self._middlewares:
             call = partial(middleware, context, call)
-        return await call()
+        if self._notes is None or attempt.task_type is None or not attempt.task_type.keep_logs:
+            return await call()
+        tail = self._notes.tail(attempt.task, attempt.task_type.keep_logs)
+        token = heard_by.set(tail.hear)
+        try:
+            return await call()
+        finally:
+            heard_by.reset(token)
 
     async def _make_context(self, attempt: Attempt) -> Context:
         if self._notes is None or attempt.task_type is None or not attempt.task_type.takes_context:
