@@ -70,6 +70,18 @@ class Context:
         self._tell(self)
 
     @property
+    def saved(self) -> bytes | None:
+        """The checkpoint as JSON."""
+        return self._checkpoint
+
+    def adopt(self, note: Note) -> None:
+        """Tell what was told elsewhere, by a handler in a process of its own."""
+        self._fraction, self._message = note.fraction, note.message
+        if note.checkpoint is not None:
+            self._checkpoint = self._saved = note.checkpoint
+        self._tell(self)
+
+    @property
     def note(self) -> Note:
         """What is to be written."""
         return Note(self.task.id, self.task.attempt, self._fraction, self._message, self._saved)

@@ -25,6 +25,13 @@ class RetryAfter(TaskflowError):
         self.seconds = seconds
 
 
+class HandlerDied(TaskflowError):
+    """The process of an isolated handler ended before the handler did."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"the handler's process is gone: {how}")
+
+
 class SettingsError(TaskflowError):
     """A setting cannot be used; the message names its variable."""
 

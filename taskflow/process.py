@@ -1,13 +1,18 @@
-"""What this process uses, as Prometheus wants to know."""
+"""What this process uses, as Prometheus wants to know, and whom it does not outlive."""
 
 import os
+import signal
+import sys
 import time
+from ctypes import CDLL
 from pathlib import Path
 from typing import Final
 
 from taskflow.metrics import CPU_SECONDS, RESIDENT_BYTES, START_TIME, Metric, Sample
 
 STARTED_AT: Final = time.time()
+PR_SET_PDEATHSIG: Final = 1
+LIBC: Final = CDLL(None)
 STATM: Final = Path("/proc/self/statm")
 
 
@@ -21,3 +26,11 @@ def usage() -> list[tuple[Metric, list[Sample]]]:
         pages = int(STATM.read_text().split()[1])
         told.append((RESIDENT_BYTES, [((), pages * os.sysconf("SC_PAGE_SIZE"))]))
     return told
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the thread of the process *parent* ends that has started it (on Linux)."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

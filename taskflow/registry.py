@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Raw, Struct
@@ -34,6 +34,7 @@ class TaskType(Struct, frozen=True, kw_only=True):
     takes_payload: bool
     takes_context: bool
     is_async: bool
+    is_isolated: bool
     max_attempts: int
     timeout: float | None
     backoff: Backoff
@@ -102,6 +103,7 @@ class Registry:
         time_zone: str = "UTC",
         limit: Limit | None = None,
         keep_logs: int = 0,
+        isolation: Literal["process"] | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function, sync or async, as the handler of task type *name*.
 
@@ -111,6 +113,7 @@ class Registry:
         *timeout* is in seconds per attempt. An attempt that ends in an error of *retry_on*, but none of *no_retry_on*,
         is tried again after the *backoff*; one that runs into its time limit ends in TimeoutError. *limit* holds for
         all workers together. Of each attempt the last *keep_logs* lines of its logs are kept, 1,000 at most.
+        With the *isolation* ``process``, a sync function runs in a process of its own, which is killed to stop it.
         *schedule* is the rule of a schedule of this name, with an empty payload. Raises DuplicateTaskType if the name
         is taken, InvalidSchedule for a rule that cannot be read.
         """
@@ -125,6 +128,8 @@ class Registry:
         def register(function: Handler) -> Handler:
             if (other := self._types.get(name)) is not None:
                 raise DuplicateTaskType(name, _where(other.handler), _where(function))
+            if isolation is not None and inspect.iscoroutinefunction(function):
+                raise TypeError(f"{_where(function)} is async; only a sync function runs in a process of its own")
             parameters, payload_type = _payload_of(function, payload)
             self._types[name] = TaskType(
                 name=name,
@@ -132,8 +137,9 @@ class Registry:
                 payload_type=payload_type,
                 takes_payload=parameters > 0,
                 takes_context=parameters == 2,
-                is_plain=parameters < 2 and not keep_logs,
+                is_plain=parameters < 2 and not keep_logs and isolation is None,
                 is_async=inspect.iscoroutinefunction(function),
+                is_isolated=isolation == "process",
                 max_attempts=max_attempts,
                 timeout=timeout,
                 backoff=backoff or Backoff(),

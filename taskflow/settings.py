@@ -58,6 +58,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     ] = None
     worker_time_out_in_seconds: Annotated[Seconds, Meta(description="limit of one attempt")] = 15
     worker_concurrency: Annotated[Count, Meta(description="attempts that one worker runs at once")] = 100
+    worker_processes: Annotated[
+        Count | None, Meta(description="processes of isolated handlers of one worker; unset: one per CPU")
+    ] = None
     worker_grace_in_seconds: Annotated[Seconds, Meta(description="how long a stopping worker waits for attempts")] = 30
     worker_poll_in_seconds: Annotated[Seconds, Meta(description="an idle worker looks again after this long")] = 1
     worker_lease_in_seconds: Annotated[Seconds, Meta(description="a worker silent for longer is taken for gone")] = 15

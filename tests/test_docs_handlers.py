@@ -17,7 +17,7 @@ def example(heading: str) -> str:
 
 
 def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
-    headings = ("Context", "Progress and checkpoints", "Logs", "Middleware")
+    headings = ("Context", "Progress and checkpoints", "Isolation", "Logs", "Middleware")
     (tmp_path / "jobs.py").write_text("\n".join(map(example, headings)))
     with (
         watching(own_database) as db,
@@ -27,6 +27,7 @@ def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
         db.await_status(counted, "succeeded")
         resized = db.enqueue("resize_all", {"images": 10})
         imported = db.enqueue("import_rows", {"rows": [1, 2]})
+        converted, endless, broken = (db.enqueue("convert", {"file": file}) for file in ("a", "endless", "broken"))
         cancels_a_sync_handler(db)
         db.await_status(resized, "succeeded")
         assert db.rows("SELECT attempt, fraction, message, checkpoint FROM taskflow.progress") == [
@@ -35,6 +36,12 @@ def test_the_examples_of_handlers_run(tmp_path: Path, own_database: str):
         db.await_status(imported, "succeeded")
         lines = db.one("SELECT lines FROM taskflow.lines WHERE task_id = %s", imported)
         assert [line["text"] for line in lines[:2]] == ["imported 1", "imported 2"]
+        db.await_status(converted, "succeeded")
+        db.await_status(endless, "failed")
+        db.await_status(broken, "failed")
+        error = "SELECT error FROM taskflow.tasks WHERE id = %s"
+        assert db.one(error, endless) == "TimeoutError: the attempt took longer than its 1 s"
+        assert db.one(error, broken) == "HandlerDied: the handler's process is gone: it was ended by SIGABRT"
         assert len(db.history(resized)) == 4  # it failed once, and went on
         worker.await_said("count_up took")
         assert worker.end(15) == 0

@@ -94,7 +94,6 @@ def test_a_fraction_is_brought_between_nothing_and_all(given: float, kept: float
         {"x": "\x00"},
         {"\ud800": 1},
         {"x": object()},
-        {"x": 2**70},
         {"x": msgspec.Raw(b"1e999999")},
         {"x": msgspec.Raw(b"nonsense")},
         ["no object"],

@@ -15,6 +15,7 @@ WRONG = {
     "SERVER_TIME_OUT_IN_SECONDS": ["0", "-1", "soon", "nan", "inf", "86401"],
     "WORKER_TIME_OUT_IN_SECONDS": ["0", "5s"],
     "WORKER_CONCURRENCY": ["0", "10001", "many"],
+    "WORKER_PROCESSES": ["0", "10001", "many"],
     "WORKER_GRACE_IN_SECONDS": ["0", "-0.1"],
     "WORKER_POLL_IN_SECONDS": ["0", "x"],
     "WORKER_LEASE_IN_SECONDS": ["0", "x"],

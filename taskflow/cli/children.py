@@ -1,7 +1,6 @@
 """Child processes: their output, their end, and that none of them outlives us."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from taskflow.embedded.account import LIBC, PR_SET_PDEATHSIG
 from taskflow.errors import TaskflowError
+from taskflow.process import die_with
 
 TAIL = 8  # lines
 
@@ -63,15 +62,8 @@ def start(arguments: Sequence[str], environ: Mapping[str, str], output: int | Bi
         stdout=output,
         stderr=output if output != subprocess.PIPE else subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=partial(_die_with, os.getpid()),
+        preexec_fn=partial(die_with, os.getpid()),
     )
-
-
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def stop(processes: Iterable[Process], patience: float) -> None:

@@ -94,7 +94,7 @@ def in_claim_order(names: tuple[str, ...]) -> tuple[Priority, ...]:
 def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> int:
     """Run the worker to its end; its exit status."""
     from taskflow import registry
-    from taskflow.worker import WorkerOptions
+    from taskflow.worker import Isolation, WorkerOptions
 
     types = registry.load(settings.apps)
     if settings.health_port is not None:
@@ -108,6 +108,7 @@ def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> i
         poll=settings.worker_poll_in_seconds,
         lease=settings.worker_lease_in_seconds,
         retention=settings.retention,
+        isolation=Isolation(settings.worker_processes or os.cpu_count() or 1, tuple(settings.apps), settings.log_level),
         aging=settings.priority_aging_in_seconds,
         health_host=settings.health_host,
         health_port=settings.health_port,

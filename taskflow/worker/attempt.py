@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from taskflow.context import Context
-from taskflow.errors import Fail, RetryAfter
+from taskflow.errors import Fail, HandlerDied, RetryAfter, TaskflowError
 from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
@@ -45,6 +45,14 @@ class Interruption(Enum):
     CANCELLED = "its task was cancelled"
 
 
+class IsolatedFailure(TaskflowError):
+    """The handler failed in its own process; the message is what is kept, with the traceback of there."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error if isinstance(outcome, Retry | Failed) else "")
+        self.outcome = outcome
+
+
 class Attempt(Struct, eq=False):
     """A claimed task that runs. ``limit`` is in seconds, ``began`` on the monotonic clock."""
 
@@ -62,12 +70,17 @@ class Attempt(Struct, eq=False):
         """When the attempt has to end, on the monotonic clock."""
         return self.began + self.limit
 
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether it can be ended from outside, as a thread cannot."""
+        return self.task_type is not None and (self.task_type.is_async or self.task_type.is_isolated)
+
     def interrupt(self, why: Interruption) -> None:
-        """Stop the handler: an async one is cancelled now, a sync one can only be told, through its context."""
+        """Stop the handler: one in a thread can only be told, through its context; any other is ended now."""
         self.interruption = why
         if self.context is not None:
             self.context.stop()
-        if self.job is not None and self.task_type is not None and self.task_type.is_async:
+        if self.job is not None and self.can_be_stopped:
             self.job.cancel()
 
     def interrupted(self) -> Outcome:
@@ -110,7 +123,7 @@ async def run_attempt(attempt: Attempt, threads: Executor, runner: "Runner | Non
     except asyncio.CancelledError:
         return attempt.interrupted()
     except BaseException as error:  # noqa: BLE001 – the handler's own: data here
-        if task_type.is_async and attempt.interruption is not None:
+        if attempt.interruption is not None and attempt.can_be_stopped:
             log.warning("attempt.cleanup_failed", error=describe_error(error).partition("\n")[0])
             return attempt.interrupted()
         return outcome_of_error(task, task_type, error)
@@ -123,10 +136,11 @@ async def call_in_thread(
     """Call a sync handler in *threads*, with the context variables of the caller."""
     variables = copy_context()
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(threads, lambda: variables.run(_call_sync, task_type, payload, context))
+    return await loop.run_in_executor(threads, lambda: variables.run(call_sync, task_type, payload, context))
 
 
-def _call_sync(task_type: TaskType, payload: object, context: Context | None) -> object:
+def call_sync(task_type: TaskType, payload: object, context: Context | None) -> object:
+    """Call a sync handler; what it raises can be passed on by any future."""
     try:
         result = task_type.call(payload, context)
     except (StopIteration, GeneratorExit) as error:  # no future can pass them on, and the attempt would never end
@@ -139,6 +153,8 @@ def _call_sync(task_type: TaskType, payload: object, context: Context | None) ->
 
 def outcome_of_error(task: ClaimedTask, task_type: TaskType, error: BaseException) -> Outcome:
     """What comes of an attempt whose handler raised *error*."""
+    if isinstance(error, IsolatedFailure):
+        return error.outcome
     if isinstance(error, Fail):
         return Failed(describe_error(error, with_trace=False))
     if isinstance(error, RetryAfter):
@@ -146,7 +162,8 @@ def outcome_of_error(task: ClaimedTask, task_type: TaskType, error: BaseExceptio
         return Retry(told, timedelta(seconds=error.seconds)) if task.attempt < task.max_attempts else Failed(told)
     if not task_type.retries(type(error)):
         return Failed(describe_error(error))
-    return after_failure(task, task_type.backoff, describe_error(error))
+    described = describe_error(error, with_trace=not isinstance(error, HandlerDied))
+    return after_failure(task, task_type.backoff, described)
 
 
 def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:

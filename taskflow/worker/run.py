@@ -32,6 +32,7 @@ from taskflow.worker.meter import Meter
 from taskflow.worker.names import Registration
 from taskflow.worker.notes import Notes
 from taskflow.worker.presence import Presence
+from taskflow.worker.processes import Isolation
 from taskflow.worker.pruner import Pruner
 from taskflow.worker.runner import Runner
 from taskflow.worker.slots import Slots
@@ -63,6 +64,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     health_host: str
     health_port: int | None
     retention: Retention = Retention()
+    isolation: Isolation | None = None
 
 
 async def run(options: WorkerOptions, registry: Registry, database: Database) -> int:
@@ -179,7 +181,7 @@ async def _work(
         tally, notes = Tally(), Notes(tells, worker)
         follow_ups = [gatekeeper.follow_up, teller.tell]
         finisher = Finisher(finishes, worker, bell.woken, follow_ups, tally, notes.write_before)
-        runner = Runner(registry.middlewares, notes)
+        runner = Runner(registry.middlewares, notes, options.isolation)
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter, runner)
         claimer = Claimer(
             claims,
@@ -229,6 +231,7 @@ async def _work(
                 )
         await _cancel(jobs)
         await _flush_last(maintains, tally)
+        runner.close()
         return slots.close()
 
 

@@ -10,14 +10,24 @@ from taskflow.context import CallNext, Context, Middleware
 from taskflow.lines import heard_by
 from taskflow.worker.attempt import Attempt, call_in_thread
 from taskflow.worker.notes import Notes
+from taskflow.worker.processes import Isolation, Processes
 
 
 class Runner:
-    """Calls handlers within *middlewares*, the first of which is the outermost. Without *notes*, none are kept."""
+    """Calls handlers within *middlewares*, the first of which is the outermost.
 
-    def __init__(self, middlewares: Sequence[Middleware] = (), notes: Notes | None = None) -> None:
+    Without *notes*, none are kept; without *isolation*, isolated handlers run in threads as others do.
+    """
+
+    def __init__(
+        self,
+        middlewares: Sequence[Middleware] = (),
+        notes: Notes | None = None,
+        isolation: Isolation | None = None,
+    ) -> None:
         self._middlewares = tuple(reversed(middlewares))
         self._notes = notes
+        self._processes = None if isolation is None else Processes(isolation)
         self.is_plain = not middlewares
 
     async def call(self, attempt: Attempt, payload: Any, threads: Executor) -> Any:
@@ -47,8 +57,15 @@ class Runner:
             raise asyncio.CancelledError
         if task_type.is_async:
             return await task_type.call(payload, context)
+        if task_type.is_isolated and self._processes is not None:
+            return await self._processes.call(attempt, context, heard_by.get())
         try:
             return await call_in_thread(threads, task_type, payload, context)
         finally:
             if context.was_obeyed:
                 raise asyncio.CancelledError
+
+    def close(self) -> None:
+        """End the processes of isolated handlers that run nothing."""
+        if self._processes is not None:
+            self._processes.close()

@@ -181,8 +181,7 @@ class Slots:
         for attempt in [attempt for attempt in self._running if now >= attempt.deadline]:
             if attempt.interruption is None:
                 attempt.interrupt(Interruption.TIMED_OUT)
-            is_async = attempt.task_type is not None and attempt.task_type.is_async
-            if not attempt.reported and (not is_async or now >= attempt.deadline + OBEDIENCE):
+            if not attempt.reported and (not attempt.can_be_stopped or now >= attempt.deadline + OBEDIENCE):
                 self._tell(attempt, attempt.interrupted())
                 log.warning(
                     "attempt.overran",
