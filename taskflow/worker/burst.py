@@ -9,7 +9,9 @@ HELD: Final = 0.005
 """Seconds within which everything that is held is expected to begin."""
 
 LATE: Final = 0.05
-"""Seconds after which what is held beyond the free slots is given back; that costs as much as running it would have."""
+"""Seconds after which handlers that never wait are late. What is held beyond the free slots is given back when they are
+late twice: that costs as much as running it, and once may be a process that was not given the processor.
+"""
 
 TIMES: Final = 10
 MOST: Final = 1000
