@@ -23,8 +23,10 @@ from taskflow.client import (
     StillRunning,
     Unavailable,
     Unreachable,
+    calls,
 )
 from taskflow.database import Connection
+from taskflow.errors import InvalidTask
 from taskflow.model import Status
 from taskflow.scopes import Scope
 
@@ -91,6 +93,70 @@ async def test_waiting_ends_with_the_task_or_the_time(client: Any, conn: Connect
     assert late.value.task.id == queued
 
 
+async def test_a_wait_asks_the_server_to_wait(make: Make):
+    waits: list[tuple[float, float]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        waits.append((float(request.url.params["wait"]), request.extensions["timeout"]["read"]))
+        status = "queued" if len(waits) < 3 else "succeeded"
+        now = "2026-01-01T00:00:00Z"
+        times = dict.fromkeys(("created_at", "updated_at", "scheduled_at"), now)
+        body = {
+            "id": 7,
+            "name": "a",
+            "type": "b",
+            "priority": "high",
+            "status": status,
+            "attempt": 1,
+            "max_attempts": 1,
+        }
+        return httpx.Response(200, json=body | times)
+
+    client = make("http://test", transport=httpx.MockTransport(answer), timeout=5)
+    assert (await done(client.wait(7, seconds=30))).status is Status.SUCCEEDED
+    assert [(round(wait), round(read)) for wait, read in waits] == [(20, 25)] * 3
+
+
+async def test_what_is_sent_twice_with_a_key_is_stored_once(client: Any, conn: Connection):
+    await conn.execute("DELETE FROM taskflow.idempotency_keys")
+    key = 'order "7" \\ mail'
+    ids = [await done(client.enqueue("anything", {"order": 7}, idempotency_key=key)) for _ in range(2)]
+    assert ids[0] == ids[1]
+    with pytest.raises(BadRequest, match="422"):
+        await done(client.enqueue("anything", {"order": 8}, idempotency_key=key))
+    many = [await done(client.enqueue_many([{"type": "anything"}] * 2, idempotency_key="many")) for _ in range(2)]
+    assert many[0] == many[1]
+    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks") == 3
+    with pytest.raises(InvalidTask, match="idempotency_key"):
+        await done(client.enqueue("anything", idempotency_key="two\nlines"))
+
+
+async def test_a_group_is_enqueued_and_counted(client: Any, conn: Connection):
+    added = await done(client.enqueue_group([{"type": "anything"}] * 2, {"type": "anything", "name": "all"}, "letters"))
+    group = await done(client.group(added.id))
+    assert (group.name, group.total, group.queued, group.succeeded) == ("letters", 2, 2, 0)
+    assert len(added.task_ids) == 2
+    assert (await look(conn, added.callback_task_id))["name"] == "all"
+    with pytest.raises(NotFound):
+        await done(client.group(2**60))
+
+
+async def test_all_that_meets_a_filter_is_found_and_changed(
+    client: Any, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(calls, "LARGEST_PAGE", 2)
+    ids = [await make_task(type="letter") for _ in range(5)]
+    await make_task()
+    assert [task.id for task in await done(client.find_all(type="letter", sort="id"))] == ids
+    assert [task.id for task in await done(client.find_all(type="letter", sort="id", at_most=3))] == ids[:3]
+    assert await done(client.change("cancel", type="letter", dry_run=True)) == 5
+    assert await done(client.change("cancel", type="letter", reason="enough")) == 5
+    assert await done(client.change("retry", status=Status.CANCELLED)) == 5
+    with pytest.raises(BadRequest) as refused:
+        await done(client.change("reprioritise", type="letter"))
+    assert refused.value.field == "priority"
+
+
 async def test_problems_become_errors_that_say_what_is_at_fault(client: Any, make_task: MakeTask):
     with pytest.raises(BadRequest) as refused:
         await done(client.enqueue("print_letter", {"to": 1}))
@@ -147,6 +213,9 @@ async def test_only_what_may_be_repeated_is_sent_again(make: Make):
     def write(client: Any) -> Any:
         return client.enqueue("anything")
 
+    def write_once(client: Any) -> Any:
+        return client.enqueue("anything", idempotency_key="7")
+
     assert await outcome(Moody(503, None, 429, 200), read) == ([], 4)
     assert await outcome(Moody(503, 503, 503, 503), read) == (Unavailable, 4)
     assert await outcome(Moody(None, None, None, None), read) == (Unreachable, 4)
@@ -154,6 +223,7 @@ async def test_only_what_may_be_repeated_is_sent_again(make: Make):
     assert await outcome(Moody(429, 200), write) == (7, 2)
     assert await outcome(Moody(503), write) == (Unavailable, 1)
     assert await outcome(Moody(None), write) == (Unreachable, 1)
+    assert await outcome(Moody(None, 503, 200), write_once) == (7, 3)
 
 
 def test_a_server_that_is_not_there_is_told_by_name():
@@ -164,5 +234,18 @@ def test_a_server_that_is_not_there_is_told_by_name():
 
 
 def test_each_method_is_explained():
-    for name in ("enqueue", "enqueue_many", "get", "find", "history", "cancel", "retry", "wait"):
+    for name in (
+        "enqueue",
+        "enqueue_many",
+        "enqueue_group",
+        "group",
+        "get",
+        "find",
+        "find_all",
+        "change",
+        "history",
+        "cancel",
+        "retry",
+        "wait",
+    ):
         assert getattr(taskflow_client.Client, name).__doc__, name

@@ -1,6 +1,6 @@
 """The API from Python, over HTTP: ``Client``, and ``AsyncClient`` whose methods are awaited."""
 
-from taskflow.client.answers import Page, Step, Task
+from taskflow.client.answers import AddedGroup, Group, Page, Step, Task
 from taskflow.client.errors import (
     ApiError,
     BadRequest,
@@ -15,12 +15,14 @@ from taskflow.client.errors import (
 from taskflow.client.http import AsyncClient, Client
 
 __all__ = [
+    "AddedGroup",
     "ApiError",
     "AsyncClient",
     "BadRequest",
     "Busy",
     "Client",
     "Conflict",
+    "Group",
     "NotAllowed",
     "NotFound",
     "Page",

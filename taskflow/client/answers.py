@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from taskflow.model import Priority, Status, Time
@@ -45,3 +46,26 @@ class Page(Struct, frozen=True):
     tasks: list[Task]
     next: str | None = None
     complete: bool = True
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """Tasks that were enqueued together, with how many of them have each status."""
+
+    id: int
+    name: str | None = None
+    created_at: Time
+    callback_task_id: int | None = None
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class AddedGroup(Struct, frozen=True, kw_only=True):
+    """What was stored, ``task_ids`` in order."""
+
+    id: int = msgspec.field(name="added_group_id")
+    task_ids: list[int] = msgspec.field(name="added_task_ids")
+    callback_task_id: int | None = None

@@ -9,13 +9,20 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from taskflow.client.answers import Page, Step, Task
+from taskflow.client.answers import AddedGroup, Group, Page, Step, Task
 from taskflow.client.errors import ERRORS, ApiError, Problem, StillRunning, Unreachable
 from taskflow.client.steps import Ask, Steps, call
+from taskflow.errors import InvalidTask
+
+WAIT: Final = 20.0
+"""Seconds that one request waits for the end of a task; proxies may cut off longer ones."""
 
 LONGEST_PAUSE: Final = 1.0
-"""Seconds between two looks at a task that is waited for, at most; they begin with FIRST_PAUSE and double."""
+"""Seconds between two such requests, at most, where the server does not wait: it is stopping, most likely."""
 FIRST_PAUSE: Final = 0.05
+
+LARGEST_PAGE: Final = 500
+LONGEST_KEY: Final = 255
 
 
 class Calls:
@@ -25,21 +32,46 @@ class Calls:
     """So often a request that is safe to repeat is sent again after 503, 429 or no answer."""
 
     @call
-    def enqueue(self, type: str, payload: Mapping[str, Any] | Struct | None = None, **options: Any) -> Steps[int]:
+    def enqueue(
+        self,
+        type: str,
+        payload: Mapping[str, Any] | Struct | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> Steps[int]:
         """Store a task; its id. *options* are the fields of ``POST /tasks``: ``name`` (unless given, the type),
         ``priority``, ``delay_seconds``, ``scheduled_at``, ``max_attempts``, …
+
+        The same call with the same *idempotency_key* stores nothing more for a day: it is sent again where no answer
+        comes, and BadRequest raised where the key came with another task.
         """
         given = {name: value for name, value in options.items() if value is not None}
         body: dict[str, Any] = {"name": type, "type": type, "payload": {} if payload is None else payload, **given}
-        answer = yield from self._send(Ask(method="POST", path="/tasks", body=body))
+        answer = yield from self._send(_once(Ask(method="POST", path="/tasks", body=body), idempotency_key))
         return answer["added_task_id"]
 
     @call
-    def enqueue_many(self, tasks: Iterable[Mapping[str, Any]]) -> Steps[list[int]]:
+    def enqueue_many(
+        self, tasks: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Steps[list[int]]:
         """Store all of *tasks* or none, each a dict of the fields of ``POST /tasks``; their ids, in order."""
-        body: list[dict[str, Any]] = [{"name": task.get("type"), "payload": {}, **task} for task in tasks]
-        answer = yield from self._send(Ask(method="POST", path="/tasks/batch", body=body))
-        return answer["added_task_ids"]
+        ask = Ask(method="POST", path="/tasks/batch", body=[_task(task) for task in tasks])
+        return (yield from self._send(_once(ask, idempotency_key)))["added_task_ids"]
+
+    @call
+    def enqueue_group(
+        self, tasks: Iterable[Mapping[str, Any]], callback: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> Steps[AddedGroup]:
+        """Store all of *tasks* or none; the *callback* is one more task, which runs when all have ended."""
+        body = {"tasks": [_task(task) for task in tasks], "name": name}
+        body |= {} if callback is None else {"callback": _task(callback)}
+        return msgspec.convert((yield from self._send(Ask(method="POST", path="/groups", body=body))), AddedGroup)
+
+    @call
+    def group(self, id: int) -> Steps[Group]:
+        """How many tasks of the group have each status; raises NotFound."""
+        return msgspec.convert((yield from self._send(Ask(path=f"/groups/{id}", again=True))), Group)
 
     @call
     def get(self, id: int) -> Steps[Task]:
@@ -50,6 +82,44 @@ class Calls:
     def find(self, **filter: Any) -> Steps[Page]:
         """A page of tasks; *filter* takes the parameters of ``GET /tasks``: ``status``, ``type``, ``cursor``, …"""
         return msgspec.convert((yield from self._send(_get("/tasks", filter))), Page)
+
+    @call
+    def find_all(self, *, at_most: int = 10_000, **filter: Any) -> Steps[list[Task]]:
+        """The first *at_most* tasks that meet the *filter*, page by page."""
+        found: list[Task] = []
+        while len(found) < at_most:
+            query = filter | {"limit": min(LARGEST_PAGE, at_most - len(found))}
+            page = msgspec.convert((yield from self._send(_get("/tasks", query))), Page)
+            found += page.tasks
+            if page.next is None:
+                break
+            filter["cursor"] = page.next
+        return found
+
+    @call
+    def change(
+        self,
+        action: str,
+        *,
+        dry_run: bool = False,
+        priority: str | None = None,
+        reason: str | None = None,
+        **filter: Any,
+    ) -> Steps[int]:
+        """Do *action* (``retry``, ``cancel``, ``reprioritise``, ``delete``) to all tasks that meet the *filter*, as
+        ``find`` takes it; how many it were, or with *dry_run* would be.
+        """
+        order = {"priority": priority, "reason": reason}
+        given = {name: value for name, value in filter.items() if value is not None}
+        body: dict[str, Any] = {name: value for name, value in order.items() if value is not None}
+        body |= {"action": action, "filter": given, "dry_run": dry_run}
+        count = 0
+        while True:
+            answer = yield from self._send(Ask(method="POST", path="/tasks/actions", body=body, again=dry_run))
+            count += answer["count"]
+            if answer["next"] is None:
+                return count
+            body["cursor"] = answer["next"]
 
     @call
     def history(self, id: int) -> Steps[list[Step]]:
@@ -73,15 +143,19 @@ class Calls:
         """The task once it has ended, however it did; raises StillRunning after *seconds*."""
         began, pause = time.monotonic(), FIRST_PAUSE
         while True:
-            answer = yield from self._send(Ask(path=f"/tasks/{id}", again=True))
+            asked = time.monotonic()
+            wait = round(max(0.0, min(began + seconds - asked, WAIT)), 3)
+            query = {"wait": f"{wait:.3f}"}
+            answer = yield from self._send(Ask(path=f"/tasks/{id}", query=query, again=True, wait=wait))
             task = msgspec.convert(answer, Task)
-            left = seconds - (time.monotonic() - began)
             if task.status.is_final:
                 return task
-            if left <= 0:
+            now = time.monotonic()
+            if now >= began + seconds:
                 raise StillRunning(task, seconds)
-            yield min(pause, left)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            if now - asked < wait / 2:
+                yield min(pause, began + seconds - now)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     @call
     def read(self, path: str, **query: Any) -> Steps[Any]:
@@ -111,6 +185,20 @@ class Calls:
 def _get(path: str, query: Mapping[str, Any]) -> Ask:
     given = {name: _parameter(value) for name, value in query.items() if value is not None}
     return Ask(path=path, query=given, again=True)
+
+
+def _task(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": given.get("type"), "payload": {}, **given}
+
+
+def _once(ask: Ask, key: str | None) -> Ask:
+    """*ask* with an Idempotency-Key, and so one that may be sent again; raises InvalidTask for what is none."""
+    if key is None:
+        return ask
+    if not (1 <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise InvalidTask("idempotency_key", f"has 1 to {LONGEST_KEY} printable characters of ASCII")
+    quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return msgspec.structs.replace(ask, headers={"Idempotency-Key": quoted}, again=True)
 
 
 def _parameter(value: Any) -> str:

@@ -29,7 +29,7 @@ class Client(Calls):
                     step = steps.send(None)
                     continue
                 try:
-                    answer = self._http.request(**_request(step))
+                    answer = self._http.request(**_request(step, self._http.timeout))
                 except httpx.TransportError as error:
                     step = steps.throw(error)
                 else:
@@ -64,7 +64,7 @@ class AsyncClient(Calls):
                     step = steps.send(None)
                     continue
                 try:
-                    answer = await self._http.request(**_request(step))
+                    answer = await self._http.request(**_request(step, self._http.timeout))
                 except httpx.TransportError as error:
                     step = steps.throw(error)
                 else:
@@ -88,9 +88,20 @@ def _options(url: str, token: str | None, timeout: float, options: dict[str, Any
     return {"base_url": url, "headers": headers, "timeout": timeout, **options}
 
 
-def _request(ask: Ask) -> dict[str, Any]:
+def _request(ask: Ask, timeout: httpx.Timeout) -> dict[str, Any]:
     headers = dict(ask.headers)
     if ask.body is not None:
         headers["Content-Type"] = "application/json"
     content = None if ask.body is None else msgspec.json.encode(ask.body)
-    return {"method": ask.method, "url": ask.path, "params": ask.query, "headers": headers, "content": content}
+    if ask.wait and timeout.read is not None:
+        timeout = httpx.Timeout(
+            connect=timeout.connect, read=timeout.read + ask.wait, write=timeout.write, pool=timeout.pool
+        )
+    return {
+        "method": ask.method,
+        "url": ask.path,
+        "params": ask.query,
+        "headers": headers,
+        "content": content,
+        "timeout": timeout,
+    }

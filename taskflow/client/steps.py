@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 class Ask(Struct, frozen=True, kw_only=True):
-    """One request. It may be sent again after a failure if ``again``: sent twice, it changes no more than once."""
+    """One request. It may be sent again after a failure if ``again``: sent twice, it changes no more than once.
+
+    The server may take ``wait`` seconds longer to answer than it usually does.
+    """
 
     method: str = "GET"
     path: str
@@ -20,6 +23,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     body: Any = None
     headers: dict[str, str] = {}
     again: bool = False
+    wait: float = 0.0
 
 
 Steps = Generator[Ask | float, httpx.Response | None, T]
