@@ -20,6 +20,7 @@ from pages import PAGES, ROOT, Block, all_blocks, named
 # What a page takes for granted: tasks with the ids that it names, of which 25 has ended and the others wait.
 TASKS = """
 DELETE FROM taskflow.tasks;
+DELETE FROM taskflow.workers;
 INSERT INTO taskflow.workers (name, host, pid, version, priorities, concurrency) VALUES ('1', '', 1, '', '{normal}', 1);
 INSERT INTO taskflow.tasks (id, name, type, payload, status, attempt, worker_id, scheduled_at, started_at, finished_at)
 OVERRIDING SYSTEM VALUE
