@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from conftest import MakeTask
-from serving import api
+from serving import api, make_app
 
 Document = dict[str, Any]
 
@@ -39,6 +39,7 @@ WORDS: Final = {
     "SQL": "'; DROP TABLE taskflow.tasks; --",
     "formats": "%s %(id)s {0} {name!r} $1 ${jndi:x} \\x00",
     "another directory": "../../etc/passwd",
+    "another server": "//example.com/\\",
     "a page": "<script>alert(1)</script>",
     "10,000 emoji": "💣" * 10_000,
     "a line feed": "a\r\nX-Header: b",
@@ -66,6 +67,8 @@ JSON_TEXTS: Final = {
     "true": "true",
     "an object of the wrong kind": '{"\\u0000": "\\ud83d"}',
 }
+
+FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 
 HOLE: Final = "a place for something hostile"
 
@@ -176,3 +179,25 @@ async def test_hostile_words_in_every_path_query_and_header_do_no_harm(
                     answer = await client.request(method, url, params=query, headers=headers)
                     assert is_answer(answer), (method, path, parameter["name"], name, answer.status_code, answer.text)
     assert (await client.get("/readiness")).status_code == 200
+
+
+async def test_hostile_words_in_every_page_of_the_dashboard_do_no_harm(client: httpx.AsyncClient, dsn: str):
+    pages = sorted(route.path for route in make_app(dsn).routes if route.path.startswith("/dashboard"))
+    assert "/dashboard/login" in pages
+    for path in pages:
+        if path == "/dashboard/live":
+            continue  # a stream has no end
+        for name, word in WORDS.items():
+            url = re.sub(r"{[^}]+}", quote(word, safe="")[:20_000], path)
+            names = ("to", "token", "csrf", "status", "type", "name", "cursor", "sort", "limit", "id")
+            asked = await client.get(url, params=dict.fromkeys(names, word[:400]))
+            sent = await client.post(url, data=dict.fromkeys(names, word[:400]))
+            garbage = await client.post(url, content=b"token=%ff%00&to=\xff\x00&=", headers=FORM)
+            statuses = [answer.status_code for answer in (asked, sent, garbage)]
+            assert max(statuses) < 500, (path, name, statuses)
+            assert not any(is_elsewhere(answer.headers.get("location", "")) for answer in (asked, sent, garbage))
+
+
+def is_elsewhere(location: str) -> bool:
+    """Whether a redirect leads to another server."""
+    return re.match(r"[^/?#]*:|[/\\]{2}", location) is not None

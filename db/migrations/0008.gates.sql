@@ -304,6 +304,9 @@ $$;
 -- a time in the whole database: another at that moment answers null. What may be claimed now becomes due now, gates by
 -- turns, for the order of the queue is the order in which tasks came into it. *ahead*: see taskflow.turn.
 --
+-- Whoever changes a task locks its row first and its holds then. So does this, and passes over what somebody else has
+-- locked: it never waits for a task while it keeps another, and the next walk finds what is left.
+--
 -- The settings pin the plans: whatever statistics say of so lively a table, everything here is found by an index.
 CREATE FUNCTION taskflow.admit(
     gates text[], most integer, ahead double precision DEFAULT 2,
@@ -335,17 +338,20 @@ BEGIN
         kind := ARRAY(SELECT g FROM unnest(at) AS g WHERE g LIKE 'task:%');
         IF kind <> '{}' THEN
             share := greatest(1, most / cardinality(kind));
-            WITH chosen AS (
+            WITH chosen AS MATERIALIZED (
                 SELECT next.spot, here.gate, here.status
                 FROM (SELECT g.gate, task.status
                       FROM unnest(kind) AS g (gate)
                       LEFT JOIN taskflow.tasks AS task ON task.id = substr(g.gate, 6)::bigint
                       WHERE task.id IS NULL OR task.finished_at IS NOT NULL) AS here
                 CROSS JOIN LATERAL (
-                    SELECT h.ctid FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
+                    SELECT h.ctid, h.task_id FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
                     ORDER BY h.priority, h.scheduled_at, h.task_id
                     LIMIT share
-                ) AS next (spot)
+                ) AS next (spot, task_id)
+                CROSS JOIN LATERAL (
+                    SELECT FROM taskflow.tasks AS task WHERE task.id = next.task_id FOR UPDATE SKIP LOCKED
+                ) AS ours
             ), over AS (
                 DELETE FROM taskflow.holds AS hold
                 USING chosen
@@ -363,14 +369,17 @@ BEGIN
 
         kind := ARRAY(SELECT g FROM unnest(at) AS g WHERE g LIKE 'order:%');
         IF kind <> '{}' THEN
-            WITH chosen AS (
+            WITH chosen AS MATERIALIZED (
                 SELECT next.spot
                 FROM unnest(kind) AS here (gate)
                 CROSS JOIN LATERAL (
-                    SELECT h.ctid FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
+                    SELECT h.ctid, h.task_id FROM taskflow.holds AS h WHERE h.gate = here.gate AND h.state = 'waiting'
                     ORDER BY h.priority, h.scheduled_at, h.task_id
                     LIMIT 1
-                ) AS next (spot)
+                ) AS next (spot, task_id)
+                CROSS JOIN LATERAL (
+                    SELECT FROM taskflow.tasks AS task WHERE task.id = next.task_id FOR UPDATE SKIP LOCKED
+                ) AS ours
                 WHERE (SELECT h.task_id FROM taskflow.holds AS h
                        WHERE h.gate = here.gate AND h.state = 'passed' LIMIT 1) IS NULL
             ), moved AS (
@@ -392,7 +401,7 @@ BEGIN
             WITH turns AS MATERIALIZED (
                 SELECT priority, taskflow.turn(priority::taskflow.priority, ahead) AS turn
                 FROM (SELECT DISTINCT split_part(g, ':', 2) FROM unnest(kind) AS g WHERE g LIKE 'tenant:%') AS p (priority)
-            ), chosen AS (
+            ), chosen AS MATERIALIZED (
                 SELECT next.spot, next.turn
                 FROM (SELECT g.gate,
                              CASE WHEN g.gate LIKE 'tenant:%'
@@ -403,12 +412,15 @@ BEGIN
                              END AS free
                       FROM unnest(kind) AS g (gate)) AS here
                 CROSS JOIN LATERAL (
-                    SELECT h.ctid, row_number() OVER (ORDER BY h.priority, h.scheduled_at, h.task_id)
+                    SELECT h.ctid, h.task_id, row_number() OVER (ORDER BY h.priority, h.scheduled_at, h.task_id)
                     FROM taskflow.holds AS h
                     WHERE h.gate = here.gate AND h.state = 'waiting' AND h.scheduled_at <= now()
                     ORDER BY h.priority, h.scheduled_at, h.task_id
                     LIMIT greatest(0, least(here.free, share))
-                ) AS next (spot, turn)
+                ) AS next (spot, task_id, turn)
+                CROSS JOIN LATERAL (
+                    SELECT FROM taskflow.tasks AS task WHERE task.id = next.task_id FOR UPDATE SKIP LOCKED
+                ) AS ours
             ), moved AS (
                 UPDATE taskflow.holds AS hold
                 SET state = 'passed'
@@ -522,11 +534,15 @@ AS $$
 DECLARE
     at text[];
 BEGIN
-    -- Most have succeeded.
+    -- Most have succeeded. What somebody else has locked is passed over, here and below: a later look finds it.
     WITH removed AS (
         DELETE FROM taskflow.holds AS hold
-        USING taskflow.tasks AS task
-        WHERE hold.task_id = ANY (ids) AND task.id = hold.task_id AND task.status = 'succeeded'
+        WHERE hold.ctid = ANY (ARRAY(
+            SELECT free.ctid
+            FROM taskflow.holds AS free
+            JOIN taskflow.tasks AS task ON task.id = free.task_id
+            WHERE free.task_id = ANY (ids) AND task.status = 'succeeded'
+            FOR UPDATE OF free SKIP LOCKED))
         RETURNING hold.gate, hold.position
     )
     SELECT array_agg(DISTINCT gate) FILTER (WHERE position > 0) INTO at FROM removed;
@@ -558,7 +574,7 @@ LANGUAGE sql VOLATILE AS $$
                OR (hold.position >= 2 AND hold.state = 'passed' AND task.status = 'queued' AND NOT task.held
                    AND task.scheduled_at > now() + interval '1 second'))
         ORDER BY hold.task_id, hold.gate
-        FOR UPDATE OF hold
+        FOR UPDATE OF task, hold SKIP LOCKED
     ), held AS (
         UPDATE taskflow.tasks AS task
         SET held = true

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 from conftest import Connect, MakeTask, MakeWorker, ask, history
+from support import record_log
 
 from faults.arena import rounds
 from taskflow.database import Connection
@@ -24,7 +25,10 @@ from taskflow.queue.prune import prune
 from taskflow.queue.recover import recover, retry_by_hand
 from taskflow.queue.reprioritise import reprioritise
 from taskflow.queue.rescue import rescue
+from taskflow.registry import Registry
+from taskflow.worker import link as link_module
 from taskflow.worker.finisher import record
+from taskflow.worker.gatekeeper import Gatekeeper
 from taskflow.worker.link import Link
 
 pytestmark = pytest.mark.timeout(300)
@@ -34,10 +38,13 @@ STATUSES: Final = (Status.FAILED, Status.QUEUED)
 FINAL: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 REFILL: Final = """
-INSERT INTO taskflow.tasks (name, type, payload, max_attempts)
-SELECT 'n', 't', '{}', 1000000 FROM generate_series(1, 300 - (SELECT count(*) FROM taskflow.tasks))
-RETURNING id
+SELECT taskflow.enqueue(
+    't', max_attempts => 1000000,
+    order_key => CASE n % 6 WHEN 0 THEN 'key ' || n % 12 END,
+    tenant => CASE n % 6 WHEN 1 THEN 'tenant ' || n % 4 END)
+FROM generate_series(1, 300 - (SELECT count(*) FROM taskflow.tasks)) AS n
 """
+"""A third of the tasks stand at gates."""
 
 
 async def test_five_recoveries_and_ten_rescues_at_once_move_each_task_once(
@@ -105,6 +112,7 @@ async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_
     connections: Connect,
     make_worker: MakeWorker,
     seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     chance = random.Random(seed)
     workers = [await make_worker() for _ in range(4)]
@@ -135,6 +143,7 @@ async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_
             chance.shuffle(tasks)
             recorded: set[int] = set()
             await record(conn, worker, [(task, an_outcome()) for task in tasks], recorded)
+            await keepers[0].follow_up(conn, sorted(recorded))
             return len(recorded)
 
         return work
@@ -155,9 +164,16 @@ async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_
         return len(await reprioritise(conn, some(), chance.choice(EVERYDAY)))
 
     await refill(conn)
-    links = [Link(dsn, "taskflow finish test", statement_timeout=30) for _ in workers]
+    said = record_log(monkeypatch, link_module)
+    links = [Link(dsn, "taskflow finish test", statement_timeout=30) for _ in range(6)]
+    keepers = [Gatekeeper(link, asyncio.Event(), Registry(), 20, None) for link in links[4:]]
+    for keeper in keepers:
+        await keeper.look(conn)
+    keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     opened = await connections(15)
-    jobs = [repeat("finished", works(await link.get(), worker)) for link, worker in zip(links, workers, strict=True)]
+    jobs = [
+        repeat("finished", works(await link.get(), worker)) for link, worker in zip(links[:4], workers, strict=True)
+    ]
     jobs += [repeat("refilled", partial(refill, conn))]
     jobs += [repeat("cancelled", act(cancel, each)) for each in opened[:3]]
     jobs += [repeat("retried by hand", act(retry_by_hand, each)) for each in opened[3:6]]
@@ -167,8 +183,12 @@ async def test_changes_of_the_same_tasks_in_opposite_orders_show_no_deadlock_to_
     jobs += [repeat("moved", partial(moves, each)) for each in opened[12:14]]
     jobs += [repeat("rescued", lambda: rescue(opened[14], chance.choice(workers), 50))]
     ended = await asyncio.gather(*jobs, return_exceptions=True)
+    for job in keeping:
+        job.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
     for link in links:
         await link.close()
     assert ended == [None] * len(jobs)
+    assert said == []  # nor was a gatekeeper refused anything
     assert len(done) == 9
     assert min(done.values()) > 0, done
