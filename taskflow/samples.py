@@ -6,9 +6,13 @@ from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Final, Literal
 
+import structlog
 from msgspec import Meta, Struct
 
+from taskflow.context import Context
 from taskflow.registry import task
+
+log = structlog.get_logger(__name__)
 
 Texts = Annotated[dict[str, str], Meta(min_length=1)]
 """A non-empty object of string values."""
@@ -56,11 +60,13 @@ class ReportFailed(Exception):
     """The pretended report could not be written."""
 
 
-@task("make_report", max_attempts=3)
-async def make_report(report: Report) -> dict[str, object]:
+@task("make_report", max_attempts=3, keep_logs=20)
+async def make_report(report: Report, context: Context) -> dict[str, object]:
     """Pretend to write a report, page by page."""
     for page in range(1, report.pages + 1):
         await write_page(report, page)
+        log.info("page.written", page=page)
+        context.progress(page / report.pages, f"page {page} of {report.pages}")
     return {"file": f"{report.customer}.{report.format}", "pages": report.pages}
 
 

@@ -264,10 +264,17 @@ class Markup(HTMLParser):
             self.found.append(tag)
 
 
-async def test_no_text_of_users_becomes_markup(browser: Browser, make_task: MakeTask):
+async def test_no_text_of_users_becomes_markup(browser: Browser, conn: Connection, make_task: MakeTask):
     payload = msgspec.json.encode({HOSTILE: HOSTILE}).decode()
     fields: dict[str, Any] = {"name": HOSTILE, "type": HOSTILE, "payload": payload, "unique_key": HOSTILE}
     id = await make_task(FAILED, error=f"{HOSTILE}\n{HOSTILE}", result=payload, **fields)
+    lines = msgspec.json.encode([{"at": "2026-01-31T12:00:00Z", "level": "info", "text": HOSTILE}]).decode()
+    await conn.execute("INSERT INTO taskflow.progress (task_id, attempt, message) VALUES (%s, 1, %s)", [id, HOSTILE])
+    await conn.execute(
+        "INSERT INTO taskflow.lines (task_id, attempt, left_out, lines) VALUES (%s, 1, 0, %s)", [id, lines]
+    )
+    shown = (await browser.open(f"/dashboard/tasks/{id}")).text
+    assert shown.count("&lt;script&gt;alert(1)") >= 8
     later = await make_task(**fields)
     group = link(await browser.open("/dashboard/failures"), "script")
     for path in (

@@ -8,6 +8,7 @@ import pytest
 from taskflow import samples
 from taskflow.errors import InvalidTask
 from taskflow.registry import registry
+from taskflow.testing import run_task_async
 
 
 def within(draw: int, below: int) -> int:
@@ -71,3 +72,14 @@ async def test_an_email_takes_three_seconds_and_a_query_may_fail(monkeypatch: py
     with pytest.raises(samples.QueryFailed, match="20 %"):
         await samples.run_query({"sql": "SELECT 1"})
     assert slept == [3, 3, 3]
+
+
+async def test_a_report_is_written_page_by_page_but_not_as_csv(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(samples, "PAGE_SECONDS", 0)
+    ran = await run_task_async("make_report", {"customer": "Ada", "pages": 3})
+    assert ran.result == {"file": "Ada.pdf", "pages": 3}
+    ran = await run_task_async("make_report", {"customer": "Ada", "pages": 3, "format": "csv"}, attempt=3)
+    assert (ran.status, str(ran.error).partition("\n")[0]) == (
+        "failed",
+        "ReportFailed: page 3 cannot be written as csv",
+    )

@@ -18,8 +18,8 @@ from taskflow.api.tasks import read_id
 from taskflow.bulk import APPLIES_TO, Action
 from taskflow.dashboard.pages import HOME, done, form_of, page, snapshot
 from taskflow.database import Connection
-from taskflow.model import Priority, Status, Time
-from taskflow.queries import GroupView, TaskView, find_group
+from taskflow.model import KeptLines, Priority, Status, Time
+from taskflow.queries import GroupView, TaskView, find_group, find_lines
 from taskflow.queries.links import LISTED, AttemptView, Links, find_attempts, find_links
 from taskflow.queue.cancel import cancel
 from taskflow.queue.delete import delete_final
@@ -47,6 +47,7 @@ class Sight(NamedTuple):
     attempts: list[AttemptView]
     links: Links
     group: GroupView | None
+    logs: list[KeptLines]
 
 
 async def look(conn: Connection, id: int) -> Sight:
@@ -55,7 +56,13 @@ async def look(conn: Connection, id: int) -> Sight:
     if task is None or links is None:
         raise TaskNotFound
     group = links.group or links.ends
-    return Sight(task, await find_attempts(conn, id), links, await find_group(conn, group) if group else None)
+    return Sight(
+        task,
+        await find_attempts(conn, id),
+        links,
+        await find_group(conn, group) if group else None,
+        await find_lines(conn, id),
+    )
 
 
 def timeline(task: TaskView, attempts: list[AttemptView]) -> list[Step]:
@@ -113,6 +120,7 @@ async def task_page(request: ApiRequest, id: FromPath[str]) -> Template:
         has_all=len(sight.attempts) < LISTED,
         payload=shown(task.payload),
         result=shown(task.result),
+        checkpoint=shown(task.progress.checkpoint) if task.progress else None,
         curl=as_curl(request, task, sight.links),
         priorities=list(Priority),
     )
