@@ -1,13 +1,19 @@
 """Gates: dependencies, the order of a key, tenants' turns, limits and pauses, through real workers."""
 
+import asyncio
 import json
 from collections import defaultdict
 from typing import Any
 
 import pytest
 from commands import until
+from conftest import Connect, ask
 from psycopg.errors import ForeignKeyViolation
 from support import PATIENCE, Database, Workers, kill
+
+from taskflow.database import Connection
+from taskflow.model import Priority
+from taskflow.queue.reprioritise import reprioritise
 
 JOBS = """
 import asyncio
@@ -241,6 +247,20 @@ def test_a_lifted_limit_lets_all_pass(workers: Workers):
     assert db.counts() == {"queued": 20, "succeeded": 1}
     db.rows("SELECT taskflow.set_limit('nap')")
     db.await_all("succeeded")
+
+
+async def test_a_task_gets_another_priority_while_gates_are_passed(conn: Connection, connections: Connect):
+    (other,) = await connections(1)
+    id = await ask(conn, "SELECT taskflow.enqueue('t', tenant => 'acme')")
+    async with conn.transaction():  # as taskflow.admit does
+        await conn.execute("SELECT pg_advisory_xact_lock(1952543595)")
+        await conn.execute("UPDATE taskflow.holds SET state = state WHERE task_id = %s", [id])
+        job = asyncio.create_task(reprioritise(other, [id], Priority.HIGH))
+        while not await ask(conn, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.wait([job], timeout=0.01)
+        await conn.execute("UPDATE taskflow.tasks SET updated_at = now() WHERE id = %s", [id])
+    assert await job == {id}
+    await conn.execute("DELETE FROM taskflow.holds")
 
 
 # --- fairness and pauses ---

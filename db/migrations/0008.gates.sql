@@ -301,7 +301,7 @@ $$;
 
 -- Let tasks pass the given gates as far as there is room, and those that come after them. All gates get the same share
 -- of about *most* tasks a step; *more* are those that had room for more, or will have in *seconds_to_token*. One call at
--- a time in the whole database: another at that moment answers null. What may be claimed now becomes due now, gates by
+-- a time in the whole database: another at that moment answers null, and all gates. What may be claimed now becomes due now, gates by
 -- turns, for the order of the queue is the order in which tasks came into it. *ahead*: see taskflow.turn.
 --
 -- Whoever changes a task locks its row first and its holds then. So does this, and passes over what somebody else has
@@ -328,6 +328,7 @@ DECLARE
     freed taskflow.priority[];
     began constant timestamptz := clock_timestamp();
 BEGIN
+    more := gates;
     IF NOT pg_try_advisory_xact_lock(1952543595) THEN
         RETURN;
     END IF;

@@ -4,10 +4,15 @@
 -- Queued tasks of another priority; the others, and those that have it already, are left alone and not answered.
 CREATE FUNCTION taskflow.reprioritise(ids bigint[], priority taskflow.priority) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH old AS (
+    -- Gates lock holds before tasks: while these change both, nothing passes.
+    WITH alone AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock(1952543595)
+        WHERE EXISTS (SELECT FROM taskflow.holds AS hold WHERE hold.task_id = ANY ($1))
+    ), old AS (
         SELECT id
         FROM taskflow.tasks AS task
-        WHERE task.id = ANY ($1) AND task.status = 'queued' AND task.priority <> $2
+        WHERE (SELECT count(*) FROM alone) >= 0
+          AND task.id = ANY ($1) AND task.status = 'queued' AND task.priority <> $2
         ORDER BY id
         FOR UPDATE
     ), moved AS (

@@ -32,7 +32,7 @@ FEATURES: Final[Mapping[str, Callable[[int], dict[str, Any]]]] = {
 """What the tasks of a drain have, by their number."""
 
 LIMITS: Final[LiteralString] = """
-SELECT taskflow.set_limit('limited', concurrency => 1000),
+SELECT taskflow.set_limit('limited', concurrency => 10000),
        taskflow.set_limit('limited_by_key', concurrency_per_key => 100),
        taskflow.set_limit('rated', rate => 1000000)
 """
