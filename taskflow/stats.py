@@ -216,6 +216,38 @@ async def find_totals(conn: Connection) -> Totals:
     return Totals(*(await (await conn.execute(TOTALS)).fetchone() or (0, 0)))
 
 
+FAILING_COUNTED: Final = 5_000
+"""So many failures of the last hour are looked at."""
+
+
+class FailingType(NamedTuple):
+    """A task type, and how many of the last hour's failures are its."""
+
+    type: str
+    failures: int
+
+
+FAILING = """
+SELECT type, count(*)
+FROM (
+    SELECT type
+    FROM taskflow.tasks
+    WHERE status = 'failed' AND updated_at > now() - interval '1 hour'
+    ORDER BY updated_at DESC, id DESC
+    LIMIT %(counted)s
+) AS recent
+GROUP BY type
+ORDER BY count(*) DESC, type
+LIMIT 5
+"""
+
+
+async def find_failing(conn: Connection) -> list[FailingType]:
+    """The five task types that failed for good most often in the last hour, most often first."""
+    cursor = await conn.execute(FAILING, {"counted": FAILING_COUNTED})
+    return [FailingType(*row) for row in await cursor.fetchall()]
+
+
 class TableStats(NamedTuple):
     """A table's size with its indexes, and its row versions as Postgres estimates them."""
 

@@ -1,0 +1,77 @@
+"""Charts as columns of rectangles on a field of 100 by 100; the template draws them as SVG, without any script."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from taskflow.model import Priority
+from taskflow.queries import Span, Step
+
+
+class Part(NamedTuple):
+    """One rectangle: its class in the style sheet, and where it stands."""
+
+    kind: str
+    y: float
+    height: float
+
+
+class Column(NamedTuple):
+    """One step; *says* is its tooltip."""
+
+    x: float
+    says: str
+    parts: list[Part]
+
+
+class Chart(NamedTuple):
+    """*top* is what the full height stands for, *width* that of a column."""
+
+    columns: list[Column]
+    width: float
+    top: float
+
+
+def draw(steps: Sequence[Step], rows: Sequence[tuple[str, Sequence[float]]], unit: str = "") -> Chart:
+    """*rows* of values, one for each step, upon each other; each has a name, which is its class as well."""
+    top = max((sum(values) for values in zip(*(values for _, values in rows), strict=True)), default=0)
+    slot = 100 / max(len(steps), 1)
+    columns: list[Column] = []
+    for index, step in enumerate(steps):
+        floor, parts = 100.0, list[Part]()
+        for name, values in rows:
+            if values[index] > 0:
+                height = max(100 * values[index] / top, 1.0)
+                floor = max(floor - height, 0.0)
+                parts.append(Part(name, round(floor, 2), round(height, 2)))
+        told = ", ".join(f"{values[index]:,.4g}{unit} {name}" for name, values in rows if values[index])
+        columns.append(Column(round(index * slot, 3), f"{step.at:%H:%M} UTC: {told or 'nothing'}", parts))
+    return Chart(columns, round(slot * 0.78, 3), top)
+
+
+def throughput(steps: Sequence[Step], span: Span) -> Chart:
+    """Ended attempts a minute."""
+    minutes = span.step.total_seconds() / 60
+    return draw(
+        steps,
+        [
+            ("succeeded", [step.succeeded / minutes for step in steps]),
+            ("retried", [step.retried / minutes for step in steps]),
+            ("failed", [step.failed / minutes for step in steps]),
+        ],
+    )
+
+
+def failure_rate(steps: Sequence[Step]) -> Chart:
+    """Per cent of the attempts of each step that failed."""
+    return draw(steps, [("failed", [100 * failing(step) for step in steps])], " %")
+
+
+def failing(*steps: Step) -> float:
+    """The share of attempts that failed, for good or to be tried again; 0 to 1."""
+    failed = sum(step.failed + step.retried for step in steps)
+    return failed / max(failed + sum(step.succeeded for step in steps), 1)
+
+
+def depth(steps: Sequence[Step], priority: Priority) -> Chart:
+    """How many tasks of *priority* waited."""
+    return draw(steps, [("waiting", [step.waiting.get(priority, 0) for step in steps])])
