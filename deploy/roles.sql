@@ -154,6 +154,11 @@ GRANT EXECUTE ON FUNCTION
     taskflow.tell(bigint[], taskflow.status)
     TO taskflow_api, taskflow_worker;
 
+-- Traces: who enqueues leaves one, workers follow it.
+GRANT SELECT, INSERT ON taskflow.traces TO taskflow_api, taskflow_worker;
+GRANT DELETE ON taskflow.traces TO taskflow_worker;
+GRANT SELECT ON taskflow.traces TO taskflow_readonly;
+
 -- Retention: whose turn it is, and what is too old.
 GRANT SELECT, INSERT, UPDATE ON taskflow.turns TO taskflow_worker;
 GRANT SELECT ON taskflow.turns TO taskflow_readonly;

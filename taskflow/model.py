@@ -77,6 +77,7 @@ class NewTask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit_key: str | None = None  # for the type's limits per key
     unique_key: str | None = None  # of all live tasks, one may have it
     on_conflict: OnConflict = OnConflict.REJECT
+    traceparent: str | None = None  # of the span that enqueues it
 
     @property
     def has_gates(self) -> bool:

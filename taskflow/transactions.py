@@ -13,6 +13,7 @@ from taskflow.errors import InvalidTask
 from taskflow.model import Priority
 from taskflow.registry import registry
 from taskflow.storable import is_storable, storable
+from taskflow.tracing import find_tracer, sending
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 Payload = Mapping[str, Any] | Struct | None
 
 CASTS: Final = {"payload": "jsonb", "priority": "taskflow.priority", "scheduled_at": "timestamptz"}
+
+TRACEPARENT: Final = "traceparent"
+"""No parameter of the SQL function: the header of W3C that a span which enqueues has."""
 
 OPTION: Final = re.compile(r"[a-z][a-z_]{0,62}")
 """The name of a parameter of the SQL function."""
@@ -76,7 +80,21 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     library raises.
     """
     values = _values(type, payload, {name: value for name, value in options.items() if value is not None})
-    return adapter_of(conn)(conn, values)
+    adapter = adapter_of(conn)
+    return adapter(conn, values) if find_tracer() is None else _traced(adapter, conn, values)
+
+
+def _traced(adapter: Callable[[Any, dict[str, Any]], Any], conn: Any, values: dict[str, Any]) -> Any:
+    """The same within a span, which goes with the task."""
+
+    async def run() -> int:
+        with sending([values["type"]]) as headers:
+            return await adapter(conn, values | headers)
+
+    if inspect.iscoroutinefunction(getattr(conn, "execute", None)):
+        return run()
+    with sending([values["type"]]) as headers:
+        return adapter(conn, values | headers)
 
 
 def _values(type: str, payload: Payload, options: dict[str, Any]) -> dict[str, Any]:
@@ -124,13 +142,26 @@ def _call(names: Mapping[str, Any], placeholder: str) -> str:
     """The statement that calls the SQL function with *names* as arguments, in the driver's notation."""
     arguments: list[str] = []
     for name in names:
+        if name == TRACEPARENT:
+            continue
         value = placeholder % name
         if name == "delay":
             name, value = "scheduled_at", f"now() + make_interval(secs => CAST({value} AS double precision))"
         elif cast_to := CASTS.get(name):
             value = f"CAST({value} AS {cast_to})"
         arguments.append(f"{name} => {value}")
-    return f"SELECT taskflow.enqueue({', '.join(arguments)})"  # OPTION has checked the names
+    call = f"SELECT taskflow.enqueue({', '.join(arguments)}) AS id"  # OPTION has checked the names
+    if TRACEPARENT not in names:
+        return call
+    traced = """
+    WITH task AS MATERIALIZED ({call}), kept AS (
+        INSERT INTO taskflow.traces (task_id, traceparent)
+        SELECT id, CAST({traceparent} AS text) FROM task
+        ON CONFLICT DO NOTHING
+    )
+    SELECT id FROM task
+    """
+    return traced.replace("{call}", call).replace("{traceparent}", placeholder % TRACEPARENT)
 
 
 def _psycopg(conn: Any, values: dict[str, Any]) -> Any:

@@ -32,6 +32,7 @@ from taskflow.errors import InvalidTask, KeyReused, TaskflowError, UnknownTaskTy
 from taskflow.model import NewTask, OnConflict
 from taskflow.queue.enqueue import enqueue_many
 from taskflow.scopes import Scope
+from taskflow.tracing import sending, traced
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -85,7 +86,12 @@ async def add_tasks(request: ApiRequest) -> AddedTasks:
     if len(pieces) > most:
         raise InvalidRequest(f"a batch has at most {most:,} tasks")
     tasks = await read_tasks(pieces, given)
-    stored = 0
+    with sending([task.type for task in tasks], request.headers) as headers:
+        return AddedTasks(await _add(request, traced(tasks, headers), body))
+
+
+async def _add(request: ApiRequest, tasks: Sequence[NewTask], body: bytes) -> list[int]:
+    given, stored = services(request), 0
 
     async def store_all(conn: Connection) -> list[int]:
         nonlocal stored
@@ -98,7 +104,7 @@ async def add_tasks(request: ApiRequest) -> AddedTasks:
         async with given.pool.connection() as conn:
             ids = await store_all(conn)
     given.enqueuer.stored += stored
-    return AddedTasks(ids)
+    return ids
 
 
 def split_array(body: bytes) -> list[Raw]:

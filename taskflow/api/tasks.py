@@ -25,6 +25,7 @@ from taskflow.model import KeptLines, NewTask, Status, Time
 from taskflow.queries import TaskView
 from taskflow.queue.enqueue import enqueue_unique
 from taskflow.scopes import Scope
+from taskflow.tracing import sending, traced
 
 LARGEST_ID: Final = 2**63 - 1
 
@@ -116,6 +117,12 @@ async def add_task(request: ApiRequest) -> Added:
     given = services(request)
     body = await request.body()
     task = read_task(body, given.registry, given.settings)
+    with sending([task.type], request.headers) as headers:
+        return await _add(request, traced([task], headers)[0], body)
+
+
+async def _add(request: ApiRequest, task: NewTask, body: bytes) -> Added:
+    given = services(request)
     key = read_key(request)
     if key is None and task.unique_key is None:
         return Added(await given.enqueuer.enqueue(task))

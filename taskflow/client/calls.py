@@ -13,6 +13,7 @@ from taskflow.client.answers import AddedGroup, Group, Page, Step, Task
 from taskflow.client.errors import ERRORS, ApiError, Problem, StillRunning, Unreachable
 from taskflow.client.steps import Ask, Steps, call
 from taskflow.errors import InvalidTask
+from taskflow.tracing import sending
 
 WAIT: Final = 20.0
 """Seconds that one request waits for the end of a task; proxies may cut off longer ones."""
@@ -48,16 +49,19 @@ class Calls:
         """
         given = {name: value for name, value in options.items() if value is not None}
         body: dict[str, Any] = {"name": type, "type": type, "payload": {} if payload is None else payload, **given}
-        answer = yield from self._send(_once(Ask(method="POST", path="/tasks", body=body), idempotency_key))
-        return answer["added_task_id"]
+        with sending([type]) as headers:
+            ask = Ask(method="POST", path="/tasks", body=body, headers=headers)
+            return (yield from self._send(_once(ask, idempotency_key)))["added_task_id"]
 
     @call
     def enqueue_many(
         self, tasks: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Steps[list[int]]:
         """Store all of *tasks* or none, each a dict of the fields of ``POST /tasks``; their ids, in order."""
-        ask = Ask(method="POST", path="/tasks/batch", body=[_task(task) for task in tasks])
-        return (yield from self._send(_once(ask, idempotency_key)))["added_task_ids"]
+        body = [_task(task) for task in tasks]
+        with sending([str(task.get("type")) for task in body]) as headers:
+            ask = Ask(method="POST", path="/tasks/batch", body=body, headers=headers)
+            return (yield from self._send(_once(ask, idempotency_key)))["added_task_ids"]
 
     @call
     def enqueue_group(
@@ -198,7 +202,7 @@ def _once(ask: Ask, key: str | None) -> Ask:
     if not (1 <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise InvalidTask("idempotency_key", f"has 1 to {LONGEST_KEY} printable characters of ASCII")
     quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return msgspec.structs.replace(ask, headers={"Idempotency-Key": quoted}, again=True)
+    return msgspec.structs.replace(ask, headers=ask.headers | {"Idempotency-Key": quoted}, again=True)
 
 
 def _parameter(value: Any) -> str:

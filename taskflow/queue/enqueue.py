@@ -1,6 +1,7 @@
 """Enqueue: from nothing to ``queued``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import LiteralString
 
 import msgspec
 from msgspec import Struct
@@ -9,6 +10,7 @@ from psycopg.errors import UniqueViolation
 from taskflow.database import Connection
 from taskflow.errors import KeyTaken
 from taskflow.model import NewTask
+from taskflow.queue.trace import keep_traces
 
 # One JSON document instead of an array per column: a tenth of the client's work, and Postgres's stays the same.
 ENQUEUE = """
@@ -37,9 +39,18 @@ async def enqueue_many(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
     """
     is_plain = not any(task.has_gates or task.unique_key is not None for task in tasks)
     statement = ENQUEUE if is_plain else ENQUEUE_HELD
-    cursor = await conn.execute(statement, {"tasks": _encoder.encode(tasks).decode()})
+    values = {"tasks": _encoder.encode(tasks).decode()}
+    if any(task.traceparent for task in tasks):
+        async with conn.transaction():
+            ids = await _ids(conn, statement, values)
+            await keep_traces(conn, [(id, task.traceparent) for id, task in zip(ids, tasks, strict=True)])
+        return ids
+    return await _ids(conn, statement, values)
+
+
+async def _ids(conn: Connection, statement: LiteralString, values: Mapping[str, str]) -> list[int]:
     # Ids are drawn in the order of the rows, but RETURNING promises none.
-    return sorted(id for (id,) in await cursor.fetchall())
+    return sorted(id for (id,) in await (await conn.execute(statement, values)).fetchall())
 
 
 class Stored(Struct, frozen=True):
@@ -64,4 +75,6 @@ async def enqueue_unique(conn: Connection, task: NewTask) -> Stored:
     except UniqueViolation as error:
         raise KeyTaken(error.diag.message_primary or str(error)) from error
     ((id, outcome),) = await cursor.fetchall()
+    if task.traceparent is not None:
+        await keep_traces(conn, [(id, task.traceparent)])
     return Stored(id, outcome)

@@ -39,6 +39,7 @@ from taskflow.worker.slots import Slots
 from taskflow.worker.strays import Strays
 from taskflow.worker.teller import Teller
 from taskflow.worker.ticks import ticks
+from taskflow.worker.tracer import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -181,7 +182,8 @@ async def _work(
         tally, notes = Tally(), Notes(tells, worker)
         follow_ups = [gatekeeper.follow_up, teller.tell]
         finisher = Finisher(finishes, worker, bell.woken, follow_ups, tally, notes.write_before)
-        runner = Runner(registry.middlewares, notes, options.isolation)
+        tracer = Tracer.find()
+        runner = Runner([*([tracer.call] if tracer else []), *registry.middlewares], notes, options.isolation)
         slots = Slots(options.concurrency, registry, options.time_out, finisher.add, meter, runner)
         claimer = Claimer(
             claims,
@@ -193,7 +195,7 @@ async def _work(
             poll=options.poll,
             on_claim=None if meter is None else meter.claimed,
             policy=lambda: gatekeeper.policy,
-            follow_up=teller.tell,
+            follow_up=teller.tell if tracer is None else tracer.learns_before(teller.tell),
             presence=presence if database.is_pooled else None,
         )
         cancellations = Cancellations(worker, slots)
@@ -207,6 +209,7 @@ async def _work(
             pruner.chore,
             Chore(FLUSH, tally.flush),
             Chore(SAMPLE / 2, _note_depths),
+            *([] if tracer is None else [tracer.chore]),
         ]
         jobs = [
             asyncio.create_task(finisher.run()),
