@@ -93,6 +93,27 @@ def test_sql_of_the_documentation_runs(page: Path, own_database: str) -> None:
             conn.execute(code.encode())
 
 
+FUNCTION = re.compile(r"`taskflow\.(\w+)\(([\w, ]*)\)`")
+VIEW = re.compile(r"^\| `taskflow\.(\w+)` \| .*?`(.*?)`", re.MULTILINE)
+
+ARGUMENTS = "SELECT proname, proargnames FROM pg_proc WHERE pronamespace = 'taskflow'::regnamespace"
+
+
+def test_functions_and_views_of_sql_are_as_the_page_has_them(dsn: str) -> None:
+    page = (ROOT / "docs" / "sql.md").read_text()
+    functions = {name: given.split(", ") for name, given in FUNCTION.findall(page)}
+    views = {name: given.split(", ") for name, given in VIEW.findall(page)}
+    assert {"enqueue", "enqueue_many", "cancel", "retry", "recover", "pause"} <= set(functions)
+    assert {"queue", "running", "failed", "throughput", "stuck"} <= set(views)
+    with psycopg.connect(dsn) as conn:
+        arguments = dict(conn.execute(ARGUMENTS).fetchall())
+        for name, names in functions.items():
+            assert arguments[name][: len(names)] == names, name
+        for name, names in views.items():
+            cursor = conn.execute(f"SELECT * FROM taskflow.{name} LIMIT 0".encode())  # a word of our own page
+            assert [column.name for column in cursor.description or []] == names, name
+
+
 def test_the_tutorial_works_word_by_word(tmp_path: Path, own_database: str) -> None:
     tutorial = ROOT / "docs" / "tutorial.md"
     (module,) = blocks(tutorial, "python")
