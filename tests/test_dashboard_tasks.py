@@ -275,6 +275,7 @@ async def test_no_text_of_users_becomes_markup(browser: Browser, conn: Connectio
     )
     shown = (await browser.open(f"/dashboard/tasks/{id}")).text
     assert shown.count("&lt;script&gt;alert(1)") >= 8
+    assert "{{ 7*7 }}" in shown, "nor a template"
     later = await make_task(**fields)
     group = link(await browser.open("/dashboard/failures"), "script")
     for path in (
@@ -292,7 +293,6 @@ async def test_no_text_of_users_becomes_markup(browser: Browser, conn: Connectio
         parsed = Markup()
         parsed.feed(page.text)
         assert parsed.found == [], path
-        assert "49" not in page.text or "7*7" in page.text
     page = await browser.open("/dashboard/enqueue?type=send_email")
     refused = await browser.send(page, "/dashboard/enqueue", payload=HOSTILE, name=HOSTILE, unique_key=HOSTILE)
     parsed = Markup()
