@@ -131,6 +131,17 @@ async def test_what_is_sent_twice_with_a_key_is_stored_once(client: Any, conn: C
         await done(client.enqueue("anything", idempotency_key="two\nlines"))
 
 
+async def test_a_task_tells_its_progress(client: Any, conn: Connection, make_task: MakeTask):
+    id = await make_task()
+    assert (await done(client.get(id))).progress is None
+    told = (
+        "INSERT INTO taskflow.progress (task_id, attempt, fraction, message, checkpoint) VALUES (%s, 1, 0.4, 'm', %s)"
+    )
+    await conn.execute(told, [id, '{"page": 4}'])
+    progress = (await done(client.get(id))).progress
+    assert (progress.fraction, progress.message, progress.checkpoint) == (0.4, "m", {"page": 4})
+
+
 async def test_a_group_is_enqueued_and_counted(client: Any, conn: Connection):
     added = await done(client.enqueue_group([{"type": "anything"}] * 2, {"type": "anything", "name": "all"}, "letters"))
     group = await done(client.group(added.id))

@@ -1,6 +1,6 @@
 """The API from Python, over HTTP: ``Client``, and ``AsyncClient`` whose methods are awaited."""
 
-from taskflow.client.answers import AddedGroup, Group, Page, Step, Task
+from taskflow.client.answers import AddedGroup, Group, Page, Progress, Step, Task
 from taskflow.client.errors import (
     ApiError,
     BadRequest,
@@ -26,6 +26,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "Page",
+    "Progress",
     "Step",
     "StillRunning",
     "Task",

@@ -8,8 +8,18 @@ from msgspec import Struct
 from taskflow.model import Priority, Status, Time
 
 
+class Progress(Struct, frozen=True, kw_only=True):
+    """What the handler told last in ``attempt``; ``checkpoint`` is where the next attempt can go on."""
+
+    attempt: int
+    fraction: float | None = None
+    message: str | None = None
+    checkpoint: dict[str, Any] | None = None
+    updated_at: Time
+
+
 class Task(Struct, frozen=True, kw_only=True):
-    """A task as it stood; ``error`` is of the latest failed attempt. A list tells neither payload nor result."""
+    """A task as it stood; ``error`` is of the latest failed attempt. A list tells no payload, result and progress."""
 
     id: int
     name: str
@@ -22,6 +32,7 @@ class Task(Struct, frozen=True, kw_only=True):
     result: Any = None
     error: str | None = None
     worker: str | None = None
+    progress: Progress | None = None
     created_at: Time
     updated_at: Time
     scheduled_at: Time
