@@ -22,9 +22,7 @@ async def adopt(conn: Connection) -> bool:
 # A crash of Postgres that forgets what passed, or what was taken off, leaves it to be found again.
 ADMIT = """
 SELECT admitted, more, seconds_to_token
-FROM set_config('synchronous_commit', 'off', true),
-     (SELECT %(gates)s::text[] || ARRAY(SELECT taskflow.settle(%(ended)s::bigint[]))) AS open (gates),
-     taskflow.admit(open.gates, %(most)s, %(ahead)s)
+FROM set_config('synchronous_commit', 'off', true), taskflow.admit(%(gates)s, %(most)s, %(ahead)s)
 """
 
 
@@ -34,20 +32,17 @@ class Admission(Struct, frozen=True):
     admitted: int | None
     """How many tasks may be claimed now; None: another session is at it."""
     more: list[str]
-    """Gates to try again: they have room for more, or will have once a token is there, or somebody else is at it."""
+    """Gates to try again: they have room for more, or will have with a token, or another session is at it."""
     seconds_to_token: float | None
     """Until a rate lets the next task pass."""
 
 
-async def admit(
-    conn: Connection, gates: Sequence[str], ended: Sequence[int] = (), most: int = 1000, ahead: float = 2.0
-) -> Admission:
-    """Take the tasks *ended* off their gates, and let others pass there and at *gates*, in one step about *most*.
+async def admit(conn: Connection, gates: Sequence[str], most: int = 1000, ahead: float = 2.0) -> Admission:
+    """Let tasks pass *gates*, in one step about *most*.
 
     *ahead*: so many tasks of tenants stand ready for each slot of the fleet, beside those that run.
     """
-    parameters = {"gates": list(gates), "ended": array(ended), "most": most, "ahead": ahead}
-    row = await (await conn.execute(ADMIT, parameters)).fetchone()
+    row = await (await conn.execute(ADMIT, {"gates": list(gates), "most": most, "ahead": ahead})).fetchone()
     assert row is not None
     return Admission(*row)
 

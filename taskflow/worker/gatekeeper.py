@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -24,9 +23,6 @@ WALK: Final = 0.25
 
 BUSY: Final = 0.02
 """Seconds after which is tried again what another worker was at."""
-
-LEAVING: Final = 1.0
-"""Seconds that a stopping worker takes for its last gates."""
 
 BATCH: Final = 1000
 GATES: Final = 200
@@ -75,7 +71,6 @@ class Gatekeeper:
         self._must_look = False
         self._next_walk = 0.0
         self._open: dict[str, None] = {}  # the gates to try next, the longest known first
-        self._ended: list[int] = []
         self._newest = 0
         self._walked_to = ""
         self._left_over_from = ("", 0)
@@ -85,20 +80,13 @@ class Gatekeeper:
         self._must_look = True
         self._woken.set()
 
-    async def follow_up(self, _conn: Connection, ids: Sequence[int]) -> None:
-        """Give the places of tasks that have ended to others, soon."""
+    async def follow_up(self, conn: Connection, ids: Sequence[int]) -> None:
+        """Give the places of tasks that have ended to others."""
         if self.policy.uses_gates:
             self._pace.count(len(ids))
-            self._ended.extend(ids)
-            self._woken.set()
-
-    async def leave(self) -> None:
-        """Take what ended last off its gates; what this misses, other workers find in a second or two."""
-        ended, self._ended = self._ended, []
-        if ended and self.policy.uses_gates:
-            with suppress(TimeoutError, *TROUBLE):
-                async with asyncio.timeout(LEAVING):
-                    await settle(await self._link.get(), ended)
+            if gates := await settle(conn, ids):
+                self._open |= dict.fromkeys(gates)
+                self._woken.set()
 
     async def look(self, conn: Connection) -> None:
         """See what is in force, and what was missed."""
@@ -170,18 +158,17 @@ class Gatekeeper:
             gates = await find_gates(conn, self._walked_to, GATES)
             self._walked_to = gates[-1] if len(gates) == GATES else ""
             self._open |= dict.fromkeys(gates)
-        if not self._open and not self._ended:
+        if not self._open:
             return WALK
         gates = list(islice(self._open, BATCH))
         for gate in gates:
             del self._open[gate]
-        ended, self._ended = self._ended[:BATCH], self._ended[BATCH:]
-        admission = await admit(conn, gates, ended, BATCH, self._pace.ahead)
+        admission = await admit(conn, gates, BATCH, self._pace.ahead)
         self._open |= dict.fromkeys(admission.more)
         if admission.admitted is None:
             return BUSY
         if admission.admitted:
             self._claimer_woken.set()
-        if admission.admitted or self._ended or BATCH in (len(newcomers), len(gates)):
+        if admission.admitted or len(newcomers) == BATCH or len(gates) == BATCH:
             return 0.0
         return WALK if admission.seconds_to_token is None else min(WALK, max(admission.seconds_to_token, 0.001))

@@ -232,7 +232,6 @@ async def _work(
                 log.error(
                     "worker.unrecorded", outcomes=finisher.pending, note="their tasks will be rescued and run again"
                 )
-        await gatekeeper.leave()
         await _cancel(jobs)
         await _flush_last(maintains, tally)
         runner.close()
