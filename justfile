@@ -60,6 +60,10 @@ soak *args:
 browser *args:
     uv run --frozen --group browser pytest tests/browser "$@"
 
+# Take the pictures of docs/dashboard.md anew.
+screenshots into="docs/screenshots":
+    PYTHONPATH=tests uv run --frozen --group browser python -m browser.screenshots "$1"
+
 # High availability: three nodes under Patroni, faults under load; needs the packages that deploy/ha/README.md names.
 ha *args:
     uv run --frozen pytest tests/ha "$@"

@@ -52,6 +52,7 @@ def test_the_demo_ends_when_its_samples_have_and_leaves_nothing_behind(home: Pat
     demo = run(home, "taskflow", "demo", "--exit", "--tasks", "6", SERVER_PORT=str(port := free_port()), **others)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert not processes_of(home)
+    assert f"Open  http://127.0.0.1:{port}/dashboard" in demo.stdout
     assert f"Docs  http://127.0.0.1:{port}/schema" in demo.stdout
     assert "6 of 6 sample tasks are in a final state" in demo.stdout
     assert not CONTROL_CHARACTERS.search(demo.stdout)

@@ -139,6 +139,7 @@ def _await_api(url: str, children: list["Child"], stopper: Stopper) -> None:
 
 def _introduce(console: "Console", url: str) -> None:
     task = '{"name": "hello", "type": "send_email", "priority": "high", "payload": {"to": "a@example.com"}}'
+    console.print(f"Open  {url}/dashboard")
     console.print(f"API   {url}")
     console.print(f"Docs  {url}/schema")
     console.print(f"Try   curl {url}/tasks -H 'Content-Type: application/json' -d '{task}'")
