@@ -104,7 +104,8 @@ def dsn(shared_database: str) -> str:
     with psycopg.connect(shared_database, autocommit=True) as conn:
         conn.execute(
             "DELETE FROM taskflow.tasks; DELETE FROM taskflow.attempts; DELETE FROM taskflow.workers;"
-            "DELETE FROM taskflow.schedules"
+            "DELETE FROM taskflow.schedules; DELETE FROM taskflow.holds; DELETE FROM taskflow.members;"
+            "DELETE FROM taskflow.groups; DELETE FROM taskflow.idempotency_keys"
         )
     return shared_database
 

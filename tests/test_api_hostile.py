@@ -30,6 +30,9 @@ BODIES: Final[dict[str, Any]] = {
     "POST /workers": {"name": "w", "priorities": ["low"], "concurrency": 1},
     "POST /workers/{id}/claims": {"limit": 1},
     "POST /workers/{id}/heartbeat": {"running": [1]},
+    "POST /workers/{id}/progress": {
+        "progress": [{"id": 1, "attempt": 1, "fraction": 0.5, "message": "m", "checkpoint": {}}]
+    },
     "POST /workers/{id}/results": {"results": [{"id": 1, "attempt": 1, "outcome": "succeeded"}]},
 }
 """A body of each operation that takes one, that could be accepted."""

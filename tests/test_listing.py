@@ -54,7 +54,7 @@ async def test_a_list_tells_of_each_task_what_fits_into_a_line(
     id = await make_task(FAILED, worker=worker, error=f"KeyError: 'to'{'!' * 400}\nTraceback …", attempt=2)
     ((task),) = (await fetch(client))["tasks"]
     full = (await client.get(f"/tasks/{id}")).json()
-    assert task.keys() == full.keys() - {"payload", "result", "waits_for"}
+    assert task.keys() == full.keys() - {"payload", "result", "waits_for", "progress"}
     assert task["error"].startswith("KeyError: 'to'!!!")
     assert len(task["error"]) == 300
     assert task | {"error": None} == {name: full[name] for name in task} | {"error": None}
