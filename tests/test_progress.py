@@ -170,7 +170,9 @@ async def test_the_next_attempt_reads_the_checkpoint_and_notes_survive_a_lost_co
     first = claimed(await make_task(Status.RUNNING, worker=worker, attempt=1))
     context = await desk.notes.context(first)
     context.save({"done": 5})
-    await eventually(lambda: desk.statements)
+    async with asyncio.timeout(30):
+        while await ask(conn, "SELECT count(*) FROM taskflow.progress WHERE task_id = %s", first.id) == 0:
+            await asyncio.sleep(0.01)
     await conn.execute("UPDATE taskflow.tasks SET attempt = 2 WHERE id = %s", [first.id])
     cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'taskflow tell test'"
     await ask(conn, cut)
