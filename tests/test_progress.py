@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import MakeTask, ask, look
-from serving import api
+from serving import api, until
 from support import claimed, eventually
 
 from taskflow.context import CHECKPOINT_LIMIT, MESSAGE_LIMIT, Context
@@ -170,9 +170,11 @@ async def test_the_next_attempt_reads_the_checkpoint_and_notes_survive_a_lost_co
     first = claimed(await make_task(Status.RUNNING, worker=worker, attempt=1))
     context = await desk.notes.context(first)
     context.save({"done": 5})
-    async with asyncio.timeout(30):
-        while await ask(conn, "SELECT count(*) FROM taskflow.progress WHERE task_id = %s", first.id) == 0:
-            await asyncio.sleep(0.01)
+
+    async def is_kept() -> bool:
+        return await progress(conn, first.id) is not None
+
+    await until(is_kept)
     await conn.execute("UPDATE taskflow.tasks SET attempt = 2 WHERE id = %s", [first.id])
     cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'taskflow tell test'"
     await ask(conn, cut)
