@@ -9,7 +9,7 @@ import structlog
 
 from taskflow.database import connect, describe
 from taskflow.errors import TaskflowError
-from taskflow.migrate import directory
+from taskflow.migrate import known_migrations
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +30,7 @@ async def find_missing(dsn: str) -> list[str]:
             applied = {id for (id,) in await (await conn.execute(APPLIED)).fetchall()}
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             applied = set[str]()
-    files = {file.stem for file in directory().glob("*.sql") if not file.stem.endswith(".rollback")}
-    return sorted(files - applied)
+    return sorted(known_migrations() - applied)
 
 
 async def wait_for_schema(dsn: str, patience: float) -> None:

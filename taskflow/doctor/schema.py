@@ -5,24 +5,22 @@ from typing import Final
 
 from taskflow.database import Connection
 from taskflow.doctor.finding import Finding, Level, Limits, judge
-from taskflow.migrate import known_migrations
+from taskflow.queries.system import find_migrations
 
 HAS_SCHEMA: Final = "SELECT FROM pg_class WHERE oid = to_regclass('taskflow._yoyo_migration')"
-APPLIED: Final = "SELECT migration_id FROM taskflow._yoyo_migration"
 
 
 async def check_migrations(conn: Connection) -> Finding:
     """Whether the database's schema is that of this version."""
     if await (await conn.execute(HAS_SCHEMA)).fetchone() is None:
         return Finding("migrations", Level.PROBLEM, "the database has no schema taskflow", "run `taskflow migrate`")
-    applied = {id for (id,) in await (await conn.execute(APPLIED)).fetchall()}
-    known = known_migrations()
-    if missing := sorted(known - applied):
+    migrations = await find_migrations(conn)
+    if missing := [migration.id for migration in migrations if migration.applied_at is None]:
         return Finding("migrations", Level.PROBLEM, f"missing: {', '.join(missing)}", "run `taskflow migrate`")
-    if newer := sorted(applied - known):
+    if newer := [migration.id for migration in migrations if not migration.is_known]:
         advice = "the database is of a later Taskflow: install that version here"
         return Finding("migrations", Level.WARNING, f"unknown here: {', '.join(newer)}", advice)
-    return Finding("migrations", Level.OK, f"all {len(known)} are applied")
+    return Finding("migrations", Level.OK, f"all {len(migrations)} are applied")
 
 
 DEAD_ROWS: Final = 100_000

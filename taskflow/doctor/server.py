@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from taskflow.database import Connection
 from taskflow.doctor.finding import Finding, Level, Limits, judge
+from taskflow.queries.system import find_server_view
 
 OLDEST, NEWEST = 15, 18
 """Versions of PostgreSQL that are tested."""
@@ -65,15 +66,6 @@ async def check_settings(conn: Connection) -> AsyncIterator[Finding]:
         yield Finding("settings", Level.OK, "safe: " + ", ".join(f"{name} = {settings[name]}" for name in UNSAFE))
 
 
-TRANSACTION: Final = """
-SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8, pid, application_name, state
-FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-  AND xact_start IS NOT NULL
-ORDER BY xact_start
-LIMIT 1
-"""
-
 PREPARED: Final = """
 SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, gid
 FROM pg_prepared_xacts
@@ -85,8 +77,11 @@ LIMIT 1
 
 async def check_transactions(conn: Connection, limits: Limits) -> AsyncIterator[Finding]:
     """Transactions that last, here or prepared: dead rows cannot be removed meanwhile."""
-    seconds, pid, application, state = await _row(conn, TRANSACTION) or (0.0, 0, "", "")
-    found = f"{seconds:,.0f} s (pid {pid}, {application}, {state})" if pid else "none is open"
+    server = await find_server_view(conn)
+    seconds, pid = server.oldest_seconds or 0.0, server.oldest_pid
+    found = (
+        f"{seconds:,.0f} s (pid {pid}, {server.oldest_application}, {server.oldest_state})" if pid else "none is open"
+    )
     advice = f"it keeps dead rows from being removed: end it, or SELECT pg_terminate_backend({pid})"
     yield judge("oldest transaction", seconds, limits.transaction, found, advice)
     if prepared := await _row(conn, PREPARED):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from psycopg.rows import dict_row
 
 from taskflow.database import Connection
-from taskflow.migrate import directory
+from taskflow.migrate import known_migrations
 from taskflow.model import Time
 
 MOST: Final = 200
@@ -166,8 +166,3 @@ async def find_migrations(conn: Connection) -> list[MigrationView]:
     return [
         MigrationView(id=id, applied_at=applied.get(id), is_known=id in known) for id in sorted(known | applied.keys())
     ]
-
-
-def known_migrations() -> set[str]:
-    """The ids of this version's."""
-    return {file.stem for file in directory().glob("*.sql") if not file.stem.endswith(".rollback")}
