@@ -1,9 +1,10 @@
 """What happens to tasks, as server-sent events."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import structlog
 from litestar import HttpMethod, Response, route
@@ -104,8 +105,19 @@ def _replay(batches: list[Batch], after: tuple[int, int], position: int) -> byte
     return b"".join(told) or ALIVE
 
 
-async def _all(request: ApiRequest, watch: Watch, inbox: Inbox[Told], first: bytes) -> AsyncGenerator[bytes]:
+@contextmanager
+def attending(request: ApiRequest, watch: Watch, inbox: Inbox[Any]) -> Generator[None]:
+    """A stream of *request* that reads *inbox*: what ends it is logged, and the inbox is left."""
     try:
+        yield
+    except ENDED as error:
+        log.info("stream.ended", path=request.url.path, reason=str(error).strip())
+    finally:
+        watch.leave(inbox)
+
+
+async def _all(request: ApiRequest, watch: Watch, inbox: Inbox[Told], first: bytes) -> AsyncGenerator[bytes]:
+    with attending(request, watch, inbox):
         yield first
         while not inbox.is_closed:
             told, has_missed = await inbox.take(HEARTBEAT)
@@ -115,10 +127,6 @@ async def _all(request: ApiRequest, watch: Watch, inbox: Inbox[Told], first: byt
             else:
                 chunks = [chunk for _, chunk in told]
                 yield b"".join([_reset(watch.position), *chunks] if has_missed else chunks)
-    except ENDED as error:
-        log.info("stream.ended", path=request.url.path, reason=str(error).strip())
-    finally:
-        watch.leave(inbox)
 
 
 @route(
@@ -165,7 +173,7 @@ async def _one(request: ApiRequest, inbox: Inbox[TaskTold], told: list[TaskTold]
     watch = services(request).watch
     latest: Change | None = None
     has_missed = True
-    try:
+    with attending(request, watch, inbox):
         while True:
             if has_missed:
                 told = [*told, (str(watch.position), await _look(request, cast(int, inbox.topic)))]
@@ -182,10 +190,6 @@ async def _one(request: ApiRequest, inbox: Inbox[TaskTold], told: list[TaskTold]
             if not told and not has_missed:
                 await recheck(request)
                 yield ALIVE
-    except ENDED as error:
-        log.info("stream.ended", path=request.url.path, reason=str(error).strip())
-    finally:
-        watch.leave(inbox)
 
 
 async def _look(request: ApiRequest, id: int) -> Change:

@@ -5,19 +5,16 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
-import structlog
 from litestar import get
 from litestar.response import Stream
 
 from taskflow.api.auth import recheck, shows
-from taskflow.api.events import ALIVE, ENDED, HEARTBEAT, MEDIA_TYPE
+from taskflow.api.events import ALIVE, HEARTBEAT, MEDIA_TYPE, attending
 from taskflow.api.inbox import Inbox
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.timing import take_time
 from taskflow.api.watch import Told, Watch
 from taskflow.scopes import Scope
-
-log = structlog.get_logger(__name__)
 
 PAUSE: Final = 1.0
 """Seconds between two words, for all streams at the same time: their pages then ask together, and are answered by one
@@ -37,7 +34,7 @@ async def live(request: ApiRequest) -> Stream:
 
 
 async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> AsyncGenerator[bytes]:
-    try:
+    with attending(request, watch, inbox):
         yield ALIVE
         while not inbox.is_closed:
             told, has_missed = await inbox.take(HEARTBEAT)
@@ -47,7 +44,3 @@ async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> Asy
             else:
                 await recheck(request)
                 yield ALIVE
-    except ENDED as error:
-        log.info("stream.ended", path=request.url.path, reason=str(error).strip())
-    finally:
-        watch.leave(inbox)
