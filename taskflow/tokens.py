@@ -52,18 +52,23 @@ class TokenView(Struct, frozen=True, kw_only=True):
     is_live: bool
 
 
-class LiveToken(Struct, frozen=True, kw_only=True):
+class Sealed(Struct, frozen=True, kw_only=True):
+    """Something that a secret opens, of which only the hash is known."""
+
+    hash: bytes
+
+    def is_opened_by(self, secret: bytes) -> bool:
+        """Whether *secret* is the one; the answer takes the same time whatever the secret."""
+        return compare_digest(self.hash, sha256(secret).digest())
+
+
+class LiveToken(Sealed, frozen=True, kw_only=True):
     """What is needed to check a token; *seconds_left* is None if it never expires."""
 
     id: int
     name: str
-    hash: bytes
     scopes: frozenset[Scope]
     seconds_left: float | None
-
-    def is_opened_by(self, secret: bytes) -> bool:
-        """Whether *secret* is this token's; the answer takes the same time whatever the secret."""
-        return compare_digest(self.hash, sha256(secret).digest())
 
     def allows(self, scope: Scope) -> bool:
         """Whether this token may be used for *scope*."""
