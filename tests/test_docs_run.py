@@ -28,8 +28,8 @@ SELECT n, 'welcome Ada', 'send_email', '{"to": "ada@example.com"}',
        (CASE n WHEN 25 THEN 'succeeded' ELSE 'queued' END)::taskflow.status, CASE n WHEN 25 THEN 1 ELSE 0 END,
        CASE n WHEN 25 THEN (SELECT max(id) FROM taskflow.workers) END, now() + interval '1 day',
        CASE n WHEN 25 THEN now() END, CASE n WHEN 25 THEN now() END
-FROM generate_series(1, 30) AS n;
-SELECT setval('taskflow.tasks_id_seq', greatest(31, nextval('taskflow.tasks_id_seq')));
+FROM generate_series(1, 40) AS n;
+SELECT setval('taskflow.tasks_id_seq', greatest(41, nextval('taskflow.tasks_id_seq')));
 """
 
 NAMES = {"handlers.md": "Charge = dict"}
