@@ -14,7 +14,7 @@ from msgspec import Struct
 from swagger_ui_bundle import swagger_ui_path
 
 import taskflow
-from taskflow.api import examples, listing, once, remote, remote_progress
+from taskflow.api import examples, listing, once, remote, remote_progress, remote_results
 from taskflow.api.actions import ActionRequest, ActionResult, Cancellation
 from taskflow.api.auth import open_to_all
 from taskflow.api.batch import JSON, NDJSON, AddedTasks
@@ -67,8 +67,8 @@ BODIES: Final = (
     remote.Beat,
     remote_progress.ProgressNotes,
     remote_progress.Told,
-    remote.Results,
-    remote.Recorded,
+    remote_results.Results,
+    remote_results.Recorded,
     remote.Left,
     TaskPage,
     ListRequest,
@@ -88,7 +88,7 @@ REQUESTS: Final[dict[tuple[str, str], tuple[type[Struct], bool]]] = {
     ("post", "/workers/{id}/claims"): (remote.ClaimRequest, True),
     ("post", "/workers/{id}/heartbeat"): (remote.Heartbeat, True),
     ("post", "/workers/{id}/progress"): (remote_progress.ProgressNotes, True),
-    ("post", "/workers/{id}/results"): (remote.Results, True),
+    ("post", "/workers/{id}/results"): (remote_results.Results, True),
     ("post", "/groups"): (GroupRequest, True),
     ("put", "/limits/{type}"): (LimitRequest, True),
     ("post", "/limits/{type}/pause"): (Pause, False),

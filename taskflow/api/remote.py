@@ -1,38 +1,31 @@
-"""Workers of other languages, over HTTP: register, claim, beat, finish, leave."""
+"""Workers of other languages, over HTTP: register, claim, beat, leave."""
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import delete, post
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
-from msgspec import Meta, Raw, Struct, field
+from msgspec import Meta, Raw, Struct
 
 from taskflow import queries
 from taskflow.api.auth import needs
-from taskflow.api.body import CENTURY, check_text, decode
-from taskflow.api.depth import is_deeper
+from taskflow.api.body import check_text, decode
 from taskflow.api.media import media_type
 from taskflow.api.problems import SlowBody, UnsupportedMediaType, WorkerNotFound, documented
 from taskflow.api.services import ApiRequest, Services, services
 from taskflow.api.workers import WorkerId, read_worker_id, wrong_worker_id
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask, WorkerIdTaken
-from taskflow.model import ClaimedTask, Failed, Outcome, Priority, Released, Retry, Succeeded
+from taskflow.model import ClaimedTask, Priority
 from taskflow.queue import workers
 from taskflow.queue.claim import claim
 from taskflow.queue.finish import release
-from taskflow.queue.gates import settle
 from taskflow.queue.policy import find_policy
-from taskflow.queue.record import Ended, record
-from taskflow.retry import Backoff
 from taskflow.scopes import Scope
-from taskflow.storable import is_storable, storable
 
 MOST: Final = 1000
 """Tasks of one claim, and results of one request."""
@@ -41,9 +34,6 @@ LOOK_AGAIN: Final = 0.2
 """Seconds between two looks of a claim that waits."""
 
 NOTHING: Final = Raw(b"null")
-
-RESULT_LIMIT: Final = 65_536
-ERROR_LIMIT: Final = 8_192
 
 Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
@@ -115,46 +105,6 @@ class Beat(Struct, frozen=True):
     draining: bool
 
 
-class Ending(StrEnum):
-    """How an attempt ended."""
-
-    SUCCEEDED = "succeeded"
-    RETRY = "retry"  # it failed: try again later, while attempts are left
-    FAILED = "failed"  # it failed for good
-    RELEASED = "released"  # it was not ended: somebody else shall run it, and the attempt does not count
-
-
-class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one attempt ended."""
-
-    id: Id
-    attempt: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    outcome: Ending
-    result: Annotated[
-        Raw, Meta(description=f"of a success: any JSON, up to {RESULT_LIMIT:,} bytes", extra_json_schema={})
-    ] = field(default_factory=lambda: NOTHING)  # a default that the description does not have to write
-    error: Annotated[
-        Annotated[str, Meta(min_length=1)] | None, Meta(description="of a failure: `Type: message`, then details")
-    ] = None
-    delay_seconds: Annotated[
-        Annotated[float, Meta(ge=0, le=CENTURY)] | None,
-        Meta(description="of a retry: when; unless given, what the task type says"),
-    ] = None
-
-
-class Results(Struct, frozen=True, forbid_unknown_fields=True):
-    """How attempts ended; each task once."""
-
-    results: Annotated[list[Result], Meta(max_length=MOST)]
-
-
-class Recorded(Struct, frozen=True):
-    """Tasks whose outcome is recorded; those that were not this worker's any more, whose outcome is dropped."""
-
-    recorded: list[int]
-    lost: list[int]
-
-
 class Left(Struct, frozen=True):
     """The worker has left, and so many tasks that it still ran were put back."""
 
@@ -164,7 +114,6 @@ class Left(Struct, frozen=True):
 _registration: Final = msgspec.json.Decoder(Registration)
 _claim: Final = msgspec.json.Decoder(ClaimRequest)
 _heartbeat: Final = msgspec.json.Decoder(Heartbeat)
-_results: Final = msgspec.json.Decoder(Results)
 
 
 def refusals(*more: Exception) -> dict[int, Any]:
@@ -280,88 +229,12 @@ async def beat(request: ApiRequest, id: WorkerId) -> Beat:
     return Beat(sorted(set(known) - left), beaten.is_draining)
 
 
-@post(
-    "/workers/{id:str}/results",
-    **needs(Scope.WORK),
-    status_code=200,
-    summary="Finish tasks",
-    response_description="The outcomes are recorded",
-    tags=["workers"],
-    responses=refusals(wrong_worker_id(), WorkerNotFound()),
-)
-async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
-    """Answers once they are durable. What was cancelled, rescued or finished before is lost, and changes nothing.
-
-    It can be sent again when no answer came: then everything that was recorded at first is told as lost.
-    """
-    given = services(request)
-    worker = read_worker_id(id)
-    results: list[Result] = (await read_body(request, _results, "results")).results
-    _check(results, given.settings.server_max_json_depth)
-    async with given.pool.connection() as conn:
-        if await workers.beat(conn, worker) is None:
-            raise WorkerNotFound
-        left = await workers.find_left(conn, worker, [result.id for result in results])
-        ended = [_ended(result, *left[result.id][1:], given) for result in results if result.id in left]
-        recorded = set[int]()
-        await record(conn, worker, ended, recorded)
-        await settle(conn, sorted(recorded))
-        given.tally.add(ended, recorded)
-        await given.tally.look(conn)
-    lost = [result.id for result in results if result.id not in recorded]
-    return Recorded(sorted(recorded), lost)
-
-
 async def _claim_allowed(
     conn: Connection, worker: int, priorities: Sequence[Priority], limit: int
 ) -> list[ClaimedTask]:
     """Claim what is neither paused nor about to be limited."""
     policy = await find_policy(conn)
     return await claim(conn, worker, policy.active(priorities), limit, excluded=policy.excluded)
-
-
-def _check(results: Sequence[Result], depth: int) -> None:
-    """Raises InvalidTask for what cannot be recorded."""
-    seen: set[int] = set()
-    for index, result in enumerate(results):
-        where = f"results[{index}]"
-        if result.id in seen:
-            raise InvalidTask(f"{where}.id", "given twice")
-        seen.add(result.id)
-        if (result.error is None) == (result.outcome in {Ending.RETRY, Ending.FAILED}):
-            raise InvalidTask(f"{where}.error", "must be given with retry and failed, and only then")
-        if result.delay_seconds is not None and result.outcome is not Ending.RETRY:
-            raise InvalidTask(f"{where}.delay_seconds", "is for retry only")
-        encoded = bytes(result.result)
-        if encoded == b"null":
-            continue
-        if result.outcome is not Ending.SUCCEEDED:
-            raise InvalidTask(f"{where}.result", "is for succeeded only")
-        if len(encoded) > RESULT_LIMIT or not is_storable(encoded) or is_deeper(encoded, depth):
-            problem = rf"at most {RESULT_LIMIT:,} bytes, {depth} deep, without \u0000 and half of a surrogate pair"
-            raise InvalidTask(f"{where}.result", problem)
-
-
-def _ended(result: Result, max_attempts: int, type: str, given: Services) -> Ended:
-    task = ClaimedTask(result.id, result.attempt, max_attempts, type, "", "", "")
-    return task, _outcome(result, task, given)
-
-
-def _outcome(result: Result, task: ClaimedTask, given: Services) -> Outcome:
-    error = storable(result.error or "")[:ERROR_LIMIT]
-    match result.outcome:
-        case Ending.SUCCEEDED:
-            encoded = bytes(result.result)
-            return Succeeded(None if encoded == b"null" else encoded)
-        case Ending.RETRY if task.attempt < task.max_attempts:
-            task_type = given.registry.find(task.type)
-            backoff = task_type.backoff if task_type else Backoff()
-            delay = backoff.delay(task.attempt, random.random)
-            return Retry(error, delay if result.delay_seconds is None else timedelta(seconds=result.delay_seconds))
-        case Ending.RELEASED:
-            return Released("its worker gave it back")
-        case _:
-            return Failed(error)
 
 
 @delete(
