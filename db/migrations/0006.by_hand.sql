@@ -44,9 +44,14 @@ BEGIN
             ARRAY(
                 SELECT task.id
                 FROM taskflow.tasks AS task
-                WHERE task.status = 'failed' AND task.updated_at <= now() - make_interval(secs => $2)
-                ORDER BY task.updated_at, task.id
-                LIMIT $3
+                WHERE task.status = 'failed'
+                  AND task.id = ANY (ARRAY(
+                        SELECT old.id
+                        FROM taskflow.tasks AS old
+                        WHERE old.status = 'failed' AND old.updated_at <= now() - make_interval(secs => $2)
+                        ORDER BY old.updated_at, old.id
+                        LIMIT $3))
+                ORDER BY task.id
                 FOR UPDATE SKIP LOCKED
             ),
             'recovery');
@@ -54,10 +59,15 @@ BEGIN
         WITH old AS (
             SELECT task.id
             FROM taskflow.tasks AS task
-            WHERE task.status = 'queued' AND NOT task.held AND task.scheduled_at <= now()
-              AND task.updated_at <= now() - make_interval(secs => $2)
-            ORDER BY task.priority, task.scheduled_at, task.id
-            LIMIT $3
+            WHERE task.status = 'queued' AND task.updated_at <= now() - make_interval(secs => $2)
+              AND task.id = ANY (ARRAY(
+                    SELECT due.id
+                    FROM taskflow.tasks AS due
+                    WHERE due.status = 'queued' AND NOT due.held AND due.scheduled_at <= now()
+                      AND due.updated_at <= now() - make_interval(secs => $2)
+                    ORDER BY due.priority, due.scheduled_at, due.id
+                    LIMIT $3))
+            ORDER BY task.id
             FOR UPDATE SKIP LOCKED
         ), touched AS (
             UPDATE taskflow.tasks AS task

@@ -9,6 +9,9 @@ from taskflow.model import Status
 
 BATCH: Final = 1000
 
+# SKIP LOCKED waits all the same where a row was changed twice since the statement began. So rows are locked in the
+# order of their ids, as everybody does who locks several: nobody waits for one who waits for him.
+
 # Ids grow with time, so the old tasks are at the start of the primary key: no index on finished ones is needed.
 PRUNE_SUCCEEDED = """
 WITH page AS MATERIALIZED (
@@ -26,6 +29,7 @@ WITH page AS MATERIALIZED (
                 SELECT id FROM page
                 WHERE status = 'succeeded' AND finished_at <= now() - make_interval(secs => %(age)s)))
           AND status = 'succeeded'
+        ORDER BY id
         FOR UPDATE SKIP LOCKED))
 )
 SELECT (SELECT count FROM deleted),
@@ -34,26 +38,36 @@ FROM page
 """
 
 PRUNE_FAILED = """
-SELECT count(*), CASE WHEN count(*) = %(limit)s THEN %(after)s::bigint END
+SELECT count(*), CASE WHEN count(*) > 0 THEN %(after)s::bigint END
 FROM taskflow.delete_final(ARRAY(
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'failed' AND updated_at <= now() - make_interval(secs => %(age)s)
-      AND finished_at <= now() - make_interval(secs => %(age)s)
-    ORDER BY updated_at, id
-    LIMIT %(limit)s
+    WHERE status = 'failed'
+      AND id = ANY (ARRAY(
+            SELECT id
+            FROM taskflow.tasks
+            WHERE status = 'failed' AND updated_at <= now() - make_interval(secs => %(age)s)
+              AND finished_at <= now() - make_interval(secs => %(age)s)
+            ORDER BY updated_at, id
+            LIMIT %(limit)s))
+    ORDER BY id
     FOR UPDATE SKIP LOCKED))
 """
 
 PRUNE_CANCELLED = """
-SELECT count(*), CASE WHEN count(*) = %(limit)s THEN %(after)s::bigint END
+SELECT count(*), CASE WHEN count(*) > 0 THEN %(after)s::bigint END
 FROM taskflow.delete_final(ARRAY(
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'cancelled' AND updated_at <= now() - make_interval(secs => %(age)s)
-      AND finished_at <= now() - make_interval(secs => %(age)s)
-    ORDER BY updated_at, id
-    LIMIT %(limit)s
+    WHERE status = 'cancelled'
+      AND id = ANY (ARRAY(
+            SELECT id
+            FROM taskflow.tasks
+            WHERE status = 'cancelled' AND updated_at <= now() - make_interval(secs => %(age)s)
+              AND finished_at <= now() - make_interval(secs => %(age)s)
+            ORDER BY updated_at, id
+            LIMIT %(limit)s))
+    ORDER BY id
     FOR UPDATE SKIP LOCKED))
 """
 
