@@ -117,10 +117,11 @@ def test_a_worker_that_was_stopped_past_its_lease_cannot_finish_what_another_ran
         assert stopped.process.wait(LEASE + 5) == 1
         noticed.append(time.monotonic() - began)
         assert said_once(stopped, "worker.lost")
-        dropped = {line["task_id"] for line in log_lines(stopped) if line["event"] == "outcome.dropped"}
-        assert dropped == set(tasks)
+        # Late, and dropped; unless the worker asked, before the handler went on, what it still has.
+        told = [line for line in log_lines(stopped) if line["event"] in {"outcome.dropped", "attempt.interrupted"}]
+        assert {line["task_id"] for line in told} == set(tasks)
         for task in tasks:
-            assert arena.executions(task).count((1, "done")) == 1  # late, and dropped
+            assert arena.executions(task).count((1, "done")) <= 1
             assert arena.database.history(task) == [
                 ("queued", "running", 1),
                 ("running", "queued", 1),
