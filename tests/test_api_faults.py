@@ -114,6 +114,20 @@ async def test_while_postgres_is_away_clients_are_asked_to_come_again(dsn: str, 
     assert len(await stored(conn)) == 2
 
 
+async def test_while_the_tasks_cannot_be_read_the_server_is_not_ready_but_alive(dsn: str, conn: Connection):
+    async with served(dsn) as client:
+        await is_ready(client)
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE taskflow.tasks")
+            began = asyncio.get_running_loop().time()
+            ready, alive = await asyncio.gather(client.get("/readiness"), client.get("/liveness"))
+            assert (ready.status_code, ready.json()) == (503, {"status": "not ready"})
+            assert (alive.status_code, alive.json()) == (200, {"status": "up"})
+            assert asyncio.get_running_loop().time() - began < 10
+            await until(lambda: waiting_for_a_lock(conn, API, 0))
+        await is_ready(client)
+
+
 async def test_the_server_starts_without_postgres_and_serves_once_it_is_there(dsn: str):
     way = Wire(dsn)
     async with served(way.dsn) as client:

@@ -9,10 +9,11 @@ from msgspec import Struct
 
 from taskflow.api.auth import open_to_all
 from taskflow.api.services import GET, ApiRequest, services
-from taskflow.database import AWAY
+from taskflow.database import TROUBLE
+from taskflow.queries import touch_tasks
 
 PATIENCE: Final = 2.0
-"""Seconds; Postgres must answer within."""
+"""Seconds; Postgres must let the tasks be read within."""
 
 
 class Ready(Struct, frozen=True):
@@ -33,16 +34,22 @@ class Alive(Struct, frozen=True):
     http_method=GET,
     status_code=200,
     summary="Can requests be served?",
-    response_description="Postgres answered",
+    response_description="Postgres lets the tasks be read",
     tags=["health"],
-    responses={503: ResponseSpec(Ready, description="Postgres cannot be reached", generate_examples=False)},
+    responses={
+        503: ResponseSpec(
+            Ready,
+            description="Postgres cannot be reached, or the tasks cannot be read, as while their table is locked",
+            generate_examples=False,
+        )
+    },
 )
 async def readiness(request: ApiRequest) -> Response[Ready]:
-    """Asks Postgres."""
+    """Asks Postgres for the table of tasks, within 2 s."""
     try:
         async with asyncio.timeout(PATIENCE), services(request).pool.connection() as conn:
-            await conn.execute("SELECT 1")
-    except (*AWAY, TimeoutError):
+            await touch_tasks(conn)
+    except (*TROUBLE, TimeoutError):
         return Response(Ready("not ready"), status_code=503)
     return Response(Ready("ready"))
 

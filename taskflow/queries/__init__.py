@@ -4,7 +4,16 @@ from taskflow.queries.gates import GroupView, LimitView, QueueView, find_group, 
 from taskflow.queries.listing import Found, TaskSummary, find_ids, find_newest, find_tasks
 from taskflow.queries.progress import find_checkpoints, find_lines
 from taskflow.queries.series import DAY, HOUR, Span, Step, find_steps
-from taskflow.queries.tasks import Progress, TaskView, Transition, find_history, find_live, find_running, find_task
+from taskflow.queries.tasks import (
+    Progress,
+    TaskView,
+    Transition,
+    find_history,
+    find_live,
+    find_running,
+    find_task,
+    touch_tasks,
+)
 
 __all__ = [
     "DAY",
@@ -32,4 +41,5 @@ __all__ = [
     "find_steps",
     "find_task",
     "find_tasks",
+    "touch_tasks",
 ]

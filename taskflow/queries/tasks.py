@@ -122,3 +122,11 @@ async def find_history(conn: Connection, id: int) -> list[Transition] | None:
     if not rows and await find_task(conn, id) is None:
         return None
     return msgspec.convert(rows, list[Transition])
+
+
+TOUCH = "SELECT FROM taskflow.tasks LIMIT 0"
+
+
+async def touch_tasks(conn: Connection) -> None:
+    """Read no row of the table of tasks: waits while it is locked, raises psycopg.Error if it cannot be read."""
+    await conn.execute(TOUCH)
