@@ -116,8 +116,9 @@ class Desk:
         self.statements: list[int] = []
 
         async def counted(conn: Connection, worker: int, notes: list[Note]) -> set[int]:
+            told = await tell_progress(conn, worker, notes)
             self.statements.append(len(notes))
-            return await tell_progress(conn, worker, notes)
+            return told
 
         monkeypatch.setattr(notes_module, "tell_progress", counted)
         self.links = [Link(dsn, f"taskflow {purpose} test", statement_timeout=30) for purpose in ("tell", "finish")]

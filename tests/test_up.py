@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from commands import (
     until,
 )
 
+from taskflow.cli.children import kill
 from taskflow.cli.up import LONGEST_PAUSE, Workers, pause_before, plan
 from taskflow.model import Priority
 from taskflow.settings import Settings
@@ -76,6 +78,13 @@ def test_a_second_signal_kills_what_does_not_stop(home: Path, own_database: str)
         up.process.send_signal(signal.SIGTERM)
         until(lambda: was_asked_to_end(worker))
         assert up.end(signal.SIGTERM) == 130
+
+
+def test_a_process_is_killed_even_where_a_signal_has_interrupted_the_wait_for_it():
+    process = subprocess.Popen(["sleep", "600"])
+    process._waitpid_lock.acquire()  # type: ignore[attr-defined] # so a signal in the middle of Popen.wait may leave it
+    kill([process, process])
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_supervisor_that_is_killed_takes_its_processes_with_it(home: Path, own_database: str):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,12 @@ def stop(processes: Iterable[Process], patience: float) -> None:
 
 
 def kill(processes: Iterable[Process]) -> None:
-    """End *processes* at once."""
+    """End *processes* at once.
+
+    Not by Popen.wait: a signal that interrupts one may leave its lock held, and the next would wait for ever.
+    """
     for process in processes:
         process.kill()
-        process.wait()
+        if process.returncode is None:
+            with suppress(ChildProcessError):
+                process.returncode = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])

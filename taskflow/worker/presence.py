@@ -133,7 +133,8 @@ class Presence:
     def is_steady(self) -> bool:
         """Whether heartbeats came through all the last lease long: only then is the silence of others their own.
 
-        In an outage of the database nobody is heard, and whoever came back first would take all others for gone.
+        In an outage of the database nobody is heard, and whoever came back first, or starts at its end, would take all
+        others for gone.
         """
         return self.is_fresh and time.monotonic() - self._steady_since > self._lease
 
@@ -147,7 +148,7 @@ class Presence:
                 conn.close()
             self._registration.set_exception(error)
             return
-        self._last_beat = self._beaten_at = time.monotonic()
+        self._last_beat = self._beaten_at = self._steady_since = time.monotonic()
         self._registration.set_result(registration)
         while True:
             try:
