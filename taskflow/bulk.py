@@ -88,6 +88,22 @@ async def carry_out(
         cursor = progress.next
 
 
+async def preview(conn: Connection, order: Order, cursor: Cursor, *, seconds: float) -> tuple[int, bool]:
+    """Count what would be changed from *cursor* on, up to about COUNTED; with whether these are all.
+
+    The newest are counted first: what waits is rather among them, behind all that has ended.
+    """
+    deadline, count, place = time.monotonic() + seconds, 0, Cursor(cursor.until + 1, cursor.until)
+    while True:
+        found = await queries.find_ids(conn, order.filter, Sort.NEWEST, COUNTED, place, APPLIES_TO[order.action])
+        count += sum(id > cursor.id for id in found.ids)
+        if found.next is None or found.next.id <= cursor.id:
+            return count, True
+        if count >= COUNTED or time.monotonic() >= deadline:
+            return count, False
+        place = found.next
+
+
 async def step(conn: Connection, order: Order, cursor: Cursor, *, dry_run: bool = False) -> Progress:
     """Change, or count, the next few tasks behind *cursor*."""
     limit, statuses = COUNTED if dry_run else BATCH, APPLIES_TO[order.action]

@@ -13,11 +13,12 @@ from serving import api, is_problem
 
 from taskflow import bulk
 from taskflow.api import actions
-from taskflow.bulk import APPLIES_TO, Action, Order, carry_out
+from taskflow.bulk import APPLIES_TO, Action, Order, carry_out, preview
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask
-from taskflow.filters import TaskFilter
+from taskflow.filters import Cursor, TaskFilter
 from taskflow.model import Priority, Status
+from taskflow.queries import listing
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = Status
 
@@ -63,6 +64,21 @@ async def test_a_dry_run_counts_and_changes_nothing(conn: Connection, make_task:
     done = await carry_out(conn, order(action), None, seconds=60, dry_run=True)
     assert (done.count, done.next) == (len(APPLIES_TO[action]), None)
     assert [await look(conn, row["id"]) for row in before] == before
+
+
+async def test_a_preview_counts_the_newest_first_and_only_what_is_to_be_changed_yet(
+    conn: Connection, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+):
+    for name, most in (("BUDGET", 4), ("FEW", 1)):
+        monkeypatch.setattr(listing, name, most)
+    old = [await make_task(SUCCEEDED) for _ in range(8)]
+    waits = [await make_task(QUEUED) for _ in range(3)]
+    await make_task(QUEUED)  # too late
+    cancels, everything = order(Action.CANCEL), Cursor(0, waits[-1])
+    assert await preview(conn, cancels, everything, seconds=0) == (3, False)
+    assert await preview(conn, cancels, everything, seconds=60) == (3, True)
+    assert await preview(conn, cancels, Cursor(waits[0], waits[-1]), seconds=60) == (2, True)
+    assert await preview(conn, order(Action.DELETE), everything, seconds=60) == (len(old), True)
 
 
 async def test_it_goes_step_by_step_and_can_be_continued(

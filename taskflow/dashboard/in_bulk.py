@@ -13,7 +13,7 @@ from taskflow.api.auth import shows
 from taskflow.api.body import check_text
 from taskflow.api.problems import InvalidRequest
 from taskflow.api.services import ApiRequest, services
-from taskflow.bulk import APPLIES_TO, COUNTED, Action, Order, carry_out
+from taskflow.bulk import APPLIES_TO, Action, Order, carry_out, preview
 from taskflow.dashboard.asked import Asked, read_asked
 from taskflow.dashboard.filters import count
 from taskflow.dashboard.pages import HOME, done, form_of, page
@@ -75,14 +75,14 @@ async def confirm(request: ApiRequest) -> Template:
     wish = read_wish(request.query_params)
     async with services(request).pool.connection() as conn:
         cursor = wish.cursor or Cursor(0, await queries.find_newest(conn))
-        preview = await carry_out(conn, wish.order, cursor, seconds=PREVIEW, dry_run=True)
+        number, is_all = await preview(conn, wish.order, cursor, seconds=PREVIEW)
     return page(
         request,
         "confirm.html",
         title=f"{wish.order.action.capitalize()} tasks",
         wish=wish,
-        number=count(preview.count, preview.next is not None or preview.count > COUNTED),
-        is_none=preview.count == 0 and preview.next is None,
+        number=count(number, not is_all),
+        is_none=number == 0 and is_all,
         cursor=write_cursor(cursor, wish.order.filter, wish.order.action),
         statuses=[status for status in APPLIES_TO[wish.order.action] if wish.asked.filter.status in {None, status}],
         priorities=list(Priority),

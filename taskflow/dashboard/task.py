@@ -16,6 +16,7 @@ from taskflow.api.problems import TaskNotFound
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.tasks import read_id
 from taskflow.bulk import APPLIES_TO, Action
+from taskflow.dashboard.filters import COUNTED
 from taskflow.dashboard.pages import HOME, done, form_of, page, snapshot
 from taskflow.database import Connection
 from taskflow.model import KeptLines, Priority, Status, Time
@@ -60,7 +61,7 @@ async def look(conn: Connection, id: int) -> Sight:
         task,
         await find_attempts(conn, id),
         links,
-        await find_group(conn, group) if group else None,
+        await find_group(conn, group, COUNTED + 1) if group else None,
         await find_lines(conn, id),
     )
 

@@ -80,15 +80,17 @@ SELECT g.id, g.name, g.created_at, g.callback_id AS callback_task_id, count(task
        count(*) FILTER (WHERE task.status = 'failed') AS failed,
        count(*) FILTER (WHERE task.status = 'cancelled') AS cancelled
 FROM taskflow.groups AS g
-LEFT JOIN taskflow.members AS member ON member.group_id = g.id
+LEFT JOIN LATERAL (
+    SELECT task_id FROM taskflow.members WHERE group_id = g.id LIMIT %(most)s::bigint  -- null: all
+) AS member ON true
 LEFT JOIN taskflow.tasks AS task ON task.id = member.task_id
 WHERE g.id = %(id)s
 GROUP BY g.id
 """
 
 
-async def find_group(conn: Connection, id: int) -> GroupView | None:
-    """The group of this id, or None. Tasks that were pruned do not count any more."""
+async def find_group(conn: Connection, id: int, most: int | None = None) -> GroupView | None:
+    """The group of this id, or None; at most *most* tasks are counted. Those that were pruned do not count any more."""
     async with conn.cursor(row_factory=dict_row) as cursor:
-        row = await (await cursor.execute(GROUP, {"id": id})).fetchone()
+        row = await (await cursor.execute(GROUP, {"id": id, "most": most})).fetchone()
     return None if row is None else msgspec.convert(row, GroupView)

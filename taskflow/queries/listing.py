@@ -66,130 +66,102 @@ SELECT greatest(%(first)s, taskflow.first_id_since(%(created_after)s::timestampt
        least(%(last)s, taskflow.first_id_since(%(created_before)s::timestamptz + interval '1 minute') - 1)
 """
 
-# The last row that was read is told although it may not match. OFFSET 0 has the gates of each row looked up: else all
-# gates might be read.
-NEWEST_FIRST = """
+# What the filter asks of a row of `tasks`. OFFSET 0 has the gates of each row looked up: else all gates might be read.
+_matches: Final = """
+status = ANY (%(statuses)s::taskflow.status[]) AND priority = ANY (%(priorities)s::taskflow.priority[])
+AND (%(type)s::text IS NULL OR type = %(type)s)
+AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
+AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
+AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
+AND (%(tenants)s::text[] IS NULL OR EXISTS (
+    SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
+AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
+    SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0))
+"""
+
+# The last row that was read is told although it may not match.
+_walk: Final = """
 SELECT id, matches, position = %(budget)s
 FROM (
-    SELECT id, row_number() OVER (ORDER BY id DESC) AS position,
-           status = ANY (%(statuses)s::taskflow.status[]) AND priority = ANY (%(priorities)s::taskflow.priority[])
-           AND (%(type)s::text IS NULL OR type = %(type)s)
-           AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
-           AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
-           AND (%(tenants)s::text[] IS NULL OR EXISTS (
-               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
-           AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
-               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0)) AS matches
+    SELECT id, row_number() OVER (ORDER BY {order}) AS position, {matches} AS matches
     FROM taskflow.tasks
     WHERE id BETWEEN %(first)s AND %(last)s
-    ORDER BY id DESC
+    ORDER BY {order}
     LIMIT %(budget)s
 ) AS seen
 WHERE matches OR position = %(budget)s
 LIMIT %(limit)s
 """
 
-OLDEST_FIRST = """
-SELECT id, matches, position = %(budget)s
-FROM (
-    SELECT id, row_number() OVER (ORDER BY id) AS position,
-           status = ANY (%(statuses)s::taskflow.status[]) AND priority = ANY (%(priorities)s::taskflow.priority[])
-           AND (%(type)s::text IS NULL OR type = %(type)s)
-           AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
-           AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-           AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
-           AND (%(tenants)s::text[] IS NULL OR EXISTS (
-               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
-           AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
-               SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0)) AS matches
-    FROM taskflow.tasks
-    WHERE id BETWEEN %(first)s AND %(last)s
-    ORDER BY id
-    LIMIT %(budget)s
-) AS seen
-WHERE matches OR position = %(budget)s
-LIMIT %(limit)s
-"""
+NEWEST_FIRST = _walk.format(order="id DESC", matches=_matches)
+OLDEST_FIRST = _walk.format(order="id", matches=_matches)
 
-# Each branch names its status as its index does; those that are not wanted are not run. The order is the index's own:
-# without it, the planner may prefer to walk the table.
-OF_FEW = """
-WITH few AS MATERIALIZED (
-    (SELECT id, priority, type, name, created_at FROM taskflow.tasks
-     WHERE 'queued' = ANY (%(statuses)s::taskflow.status[]) AND status = 'queued' AND NOT held
-     ORDER BY priority, scheduled_at, id LIMIT %(few)s)
-    UNION ALL
-    (SELECT id, priority, type, name, created_at FROM taskflow.tasks
-     WHERE 'queued' = ANY (%(statuses)s::taskflow.status[]) AND status = 'queued' AND held
-     ORDER BY priority, scheduled_at, id LIMIT %(few)s)
-    UNION ALL
-    (SELECT id, priority, type, name, created_at FROM taskflow.tasks
-     WHERE 'running' = ANY (%(statuses)s::taskflow.status[]) AND status = 'running'
-     ORDER BY worker_id LIMIT %(few)s)
-    UNION ALL
-    (SELECT id, priority, type, name, created_at FROM taskflow.tasks
-     WHERE 'failed' = ANY (%(statuses)s::taskflow.status[]) AND status = 'failed'
-     ORDER BY updated_at, id LIMIT %(few)s)
-    UNION ALL
-    (SELECT id, priority, type, name, created_at FROM taskflow.tasks
-     WHERE 'cancelled' = ANY (%(statuses)s::taskflow.status[]) AND status = 'cancelled'
-     ORDER BY updated_at, id LIMIT %(few)s)
-)
+# Whether few are all there are, and only then those that match.
+_all: Final = """
+WITH few AS MATERIALIZED (SELECT * FROM ({few}) AS read LIMIT %(few)s)
 SELECT (SELECT count(*) FROM few) < %(few)s,
        ARRAY(
            SELECT id
-           FROM few
-           WHERE id BETWEEN %(first)s AND %(last)s AND priority = ANY (%(priorities)s::taskflow.priority[])
-             AND (%(type)s::text IS NULL OR type = %(type)s)
-             AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
-             AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-             AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
+           FROM {rows}
+           WHERE (SELECT count(*) FROM few) < %(few)s AND id BETWEEN %(first)s AND %(last)s AND {matches}
            ORDER BY CASE WHEN %(newest_first)s THEN -id ELSE id END
            LIMIT %(limit)s
        )
 """
 
+# Each branch names its status as its index does; those that are not wanted are not run. The order is the index's own:
+# without it, the planner may prefer to walk the table.
+OF_FEW = _all.format(
+    few="""
+    (SELECT id, status, priority, type, name, created_at, unique_key FROM taskflow.tasks
+     WHERE 'queued' = ANY (%(statuses)s::taskflow.status[]) AND status = 'queued' AND NOT held
+     ORDER BY priority, scheduled_at, id LIMIT %(few)s)
+    UNION ALL
+    (SELECT id, status, priority, type, name, created_at, unique_key FROM taskflow.tasks
+     WHERE 'queued' = ANY (%(statuses)s::taskflow.status[]) AND status = 'queued' AND held
+     ORDER BY priority, scheduled_at, id LIMIT %(few)s)
+    UNION ALL
+    (SELECT id, status, priority, type, name, created_at, unique_key FROM taskflow.tasks
+     WHERE 'running' = ANY (%(statuses)s::taskflow.status[]) AND status = 'running'
+     ORDER BY worker_id LIMIT %(few)s)
+    UNION ALL
+    (SELECT id, status, priority, type, name, created_at, unique_key FROM taskflow.tasks
+     WHERE 'failed' = ANY (%(statuses)s::taskflow.status[]) AND status = 'failed'
+     ORDER BY updated_at, id LIMIT %(few)s)
+    UNION ALL
+    (SELECT id, status, priority, type, name, created_at, unique_key FROM taskflow.tasks
+     WHERE 'cancelled' = ANY (%(statuses)s::taskflow.status[]) AND status = 'cancelled'
+     ORDER BY updated_at, id LIMIT %(few)s)
+    """,
+    rows="few AS tasks",
+    matches=_matches,
+)
+
 # Tasks of a tenant or a key are told by their gates, and by the index of unique keys. Gate by gate and in the order of
 # its index: otherwise the planner may prefer to read all gates.
-OF_GATES = """
-WITH few AS MATERIALIZED (
+OF_GATES = _all.format(
+    few="""
     (SELECT hold.id
      FROM unnest(%(gates)s::text[]) AS wanted (gate)
      CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds WHERE gate = wanted.gate AND state = 'waiting'
                          ORDER BY priority, scheduled_at, task_id LIMIT %(few)s) AS hold)
-    UNION
+    UNION ALL
     (SELECT hold.id
      FROM unnest(%(gates)s::text[]) AS wanted (gate)
      CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds WHERE gate = wanted.gate AND state = 'passed'
                          ORDER BY task_id LIMIT %(few)s) AS hold)
-    UNION
+    UNION ALL
     (SELECT hold.id
      FROM unnest(%(gates)s::text[]) AS wanted (gate)
      CROSS JOIN LATERAL (SELECT task_id AS id FROM taskflow.holds
                          WHERE gate = wanted.gate AND state IN ('later', 'ended')
                          ORDER BY task_id LIMIT %(few)s) AS hold)
-    UNION
+    UNION ALL
     (SELECT id FROM taskflow.tasks WHERE unique_key = %(key)s AND status IN ('queued', 'running'))
+    """,
+    rows="(SELECT * FROM taskflow.tasks WHERE id = ANY (ARRAY(SELECT id FROM few))) AS tasks",
+    matches=_matches,
 )
-SELECT (SELECT count(*) FROM few) < %(few)s,
-       ARRAY(
-           SELECT id
-           FROM taskflow.tasks
-           WHERE id = ANY (ARRAY(SELECT id FROM few)) AND id BETWEEN %(first)s AND %(last)s
-             AND status = ANY (%(statuses)s::taskflow.status[]) AND priority = ANY (%(priorities)s::taskflow.priority[])
-             AND (%(type)s::text IS NULL OR type = %(type)s)
-             AND (%(name)s::text IS NULL OR strpos(lower(name), lower(%(name)s)) > 0)
-             AND created_at >= coalesce(%(created_after)s::timestamptz, '-infinity')
-             AND created_at < coalesce(%(created_before)s::timestamptz, 'infinity')
-             AND (%(tenants)s::text[] IS NULL OR EXISTS (
-                 SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = ANY (%(tenants)s::text[]) OFFSET 0))
-             AND (%(key)s::text IS NULL OR (unique_key = %(key)s AND status IN ('queued', 'running')) OR EXISTS (
-                 SELECT FROM taskflow.holds WHERE task_id = tasks.id AND gate = %(order)s OFFSET 0))
-           ORDER BY CASE WHEN %(newest_first)s THEN -id ELSE id END
-           LIMIT %(limit)s
-       )
-"""
 
 
 async def find_ids(
