@@ -50,9 +50,9 @@ class Seen(HTMLParser):
 
 
 async def send(client: httpx.AsyncClient, path: str, headers: dict[str, str] | None = None, **form: str) -> str:
-    """Post the *form* as a browser does that looks at the page of *path*; what the page then says."""
+    """Post the *form* as a browser does that has seen another; what the page of *path* then says."""
     page = path.split("/")[0]
-    shown = await client.get(f"/dashboard/{page}", headers=headers)
+    shown = await client.get("/dashboard/enqueue", headers=headers)
     browser = headers or carrying(cookies_of(shown))
     given = {"csrf": csrf_in(shown), **form}
     answer = await client.post(f"/dashboard/{path}", data=given, headers=browser | HERE)
@@ -78,6 +78,15 @@ async def test_workers_are_shown_with_what_they_run_and_can_be_drained_and_rescu
         assert re.search(r"node-2</h2>\s*<span class=\"end pill silent\">\s*silent", shown)
         assert "over HTTP" in shown
         assert f'<a href="/dashboard/tasks/{task}">{task}</a> the letter' in shown
+        asked = (await client.get(f"/dashboard/workers/{gone}/rescue")).text
+        assert "Rescue node-2?" in asked
+        assert "the task that it runs runs" in asked
+        assert f'action="/dashboard/workers/{gone}/rescue"' in asked
+        assert (
+            f'action="/dashboard/workers/{busy}/drain"' in (await client.get(f"/dashboard/workers/{busy}/drain")).text
+        )
+        assert (await client.get("/dashboard/workers/0/drain")).headers["location"] == "/dashboard/workers"
+        assert (await client.get(f"/dashboard/workers/{busy}/end")).status_code == 404
         assert await send(client, f"workers/{busy}/drain") == (
             "Worker node-1 claims nothing more, and stops once what it runs has ended."
         )
@@ -86,7 +95,7 @@ async def test_workers_are_shown_with_what_they_run_and_can_be_drained_and_rescu
         assert (await look(conn, task))["status"] == "queued"
         assert await send(client, f"workers/{gone}/drain") == "There is no such worker any more."
         for wrong, status in (("nobody", 400), ("9" * 30, 404)):
-            visitor = await client.get("/dashboard/workers")
+            visitor = await client.get("/dashboard/enqueue")
             given, headers = {"csrf": csrf_in(visitor)}, carrying(cookies_of(visitor)) | HERE
             answer = await client.post(f"/dashboard/workers/{wrong}/rescue", data=given, headers=headers)
             assert answer.status_code == status
@@ -152,6 +161,7 @@ async def test_who_may_only_look_sees_no_button_and_is_refused(own_database: str
             assert shown.status_code == 200
             assert re.findall(r"<button", shown.text) == ["<button"], "log out, and nothing else"
             assert 'action="/dashboard/logout"' in shown.text
+        assert (await client.get("/dashboard/workers/1/rescue", headers=browser)).status_code == 403
         form = {"csrf": csrf_in(shown), "name": "x"}
         for action in ("workers/1/drain", "workers/1/rescue", "schedules/pause", "schedules/resume", "schedules/run"):
             answer = await client.post(f"/dashboard/{action}", data=form, headers=browser | HERE)

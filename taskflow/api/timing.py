@@ -1,6 +1,7 @@
 """A request ends in time, or is cancelled."""
 
 import asyncio
+import time
 from typing import Any, Final
 
 from litestar import Request
@@ -12,6 +13,9 @@ from taskflow.api.problems import SlowBody
 LIMIT: Final = "taskflow time limit"
 """Where a request's state holds its time limit."""
 
+ARRIVED: Final = "taskflow arrival"
+"""Where it holds when the request came in, by time.monotonic()."""
+
 
 class TimeLimit(ASGIMiddleware):
     """Cancels a request, and its statement with it, after *seconds*; a body that comes in slowly counts as well."""
@@ -21,6 +25,7 @@ class TimeLimit(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """When the time is over, raises SlowBody if the client is to blame, else TimeoutError."""
+        scope["state"][ARRIVED] = time.monotonic()
         is_client_awaited = False
 
         async def receive_on_time() -> HTTPReceiveMessage | WebSocketReceiveMessage:

@@ -21,6 +21,7 @@ from msgspec import Struct
 import taskflow
 from taskflow.api.auth import COOKIE, TOKEN
 from taskflow.api.services import ApiRequest, services
+from taskflow.api.timing import ARRIVED
 from taskflow.dashboard.assets import VERSION
 from taskflow.database import Connection
 from taskflow.scopes import Scope
@@ -195,19 +196,23 @@ class Snapshots:
         """What was kept may not be true any more."""
         self._kept = {}
 
-    async def get(self, key: object, load: Callable[[], Awaitable[Any]]) -> Any:
-        """What *load* answered within the last KEPT seconds, for the same *key*."""
-        now = time.monotonic()
+    async def get(self, key: object, load: Callable[[], Awaitable[Any]], now: float | None = None) -> Any:
+        """What *load* answered within the KEPT seconds before *now*, or since, for the same *key*."""
+        now = time.monotonic() if now is None else now
         at, answer = self._kept.get(key, (0.0, None))
         if answer is None or (answer.done() and now - at >= KEPT):
             self._kept = {key: kept for key, kept in self._kept.items() if not kept[1].done() or now - kept[0] < KEPT}
             answer = asyncio.ensure_future(load())
-            self._kept[key] = (now, answer)
+            self._kept[key] = (time.monotonic(), answer)
         return await asyncio.shield(answer)
 
 
 async def snapshot(request: ApiRequest, key: object, ask: Callable[[Connection], Awaitable[T]]) -> T:
-    """What *ask* answers, or answered a moment ago for the same *key*; raises one of database.AWAY."""
+    """What *ask* answers, or answered a moment ago for the same *key*; raises one of database.AWAY.
+
+    A moment before the request came in, that is: fifty that come at once are answered by one look, however long their
+    pages take.
+    """
     given = services(request)
 
     async def load() -> T:
@@ -215,4 +220,4 @@ async def snapshot(request: ApiRequest, key: object, ask: Callable[[Connection],
             return await ask(conn)
 
     snapshots: Snapshots = request.app.state["snapshots"]
-    return await snapshots.get(key, load)
+    return await snapshots.get(key, load, request.scope["state"].get(ARRIVED))

@@ -32,6 +32,24 @@ async def workers_page(request: ApiRequest) -> Template:
     )
 
 
+@get(["/workers/{id:str}/drain", "/workers/{id:str}/rescue"], **shows(Scope.OPERATE))
+async def confirm(request: ApiRequest, id: FromPath[str]) -> Redirect | Template:
+    """What becomes of the worker and of what it runs, and a form that asks."""
+    number, action = read_worker_id(id), request.url.path.rpartition("/")[2]
+    found = await snapshot(request, "workers", stats.find_workers)
+    worker = next((worker for worker in found if worker.id == number), None)
+    if worker is None:
+        return Redirect(HERE, status_code=303)
+    return page(
+        request,
+        "worker_confirm.html",
+        title=f"{action.capitalize()} {worker.name}?",
+        action=action,
+        worker=worker,
+        silent=worker.silent_seconds > services(request).settings.worker_lease_in_seconds,
+    )
+
+
 @post("/workers/{id:str}/drain", **shows(Scope.OPERATE))
 async def drain(request: ApiRequest, id: FromPath[str]) -> Redirect:
     """Have it end what it runs, and stop."""
@@ -58,4 +76,4 @@ async def rescue(request: ApiRequest, id: FromPath[str]) -> Redirect:
     return done(request, f"Worker {name} counts as gone; {tasks} put back.", to=HERE, worker=name, rescued=rescued)
 
 
-ROUTES = (workers_page, drain, rescue)
+ROUTES = (workers_page, confirm, drain, rescue)

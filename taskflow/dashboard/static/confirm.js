@@ -1,4 +1,4 @@
-// A form with data-confirm asks in a dialog first. Without JavaScript it is sent at once, or leads to a page that asks.
+// A form with data-confirm asks in a dialog first. Without JavaScript it is sent at once.
 export function askFirst() {
   document.addEventListener("submit", (event) => {
     const form = event.target;
