@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from taskflow.database import Connection, array
@@ -20,9 +21,11 @@ async def adopt(conn: Connection) -> bool:
 
 
 # A crash of Postgres that forgets what passed, or what was taken off, leaves it to be found again.
+# The names of gates travel as JSON: as an array, or as rows, they would take psycopg microseconds each.
 ADMIT = """
-SELECT admitted, more, seconds_to_token
-FROM set_config('synchronous_commit', 'off', true), taskflow.admit(%(gates)s, %(most)s, %(ahead)s)
+SELECT admitted, array_to_json(more)::text, seconds_to_token
+FROM set_config('synchronous_commit', 'off', true),
+     taskflow.admit(ARRAY(SELECT json_array_elements_text(%(gates)s::json)), %(most)s, %(ahead)s)
 """
 
 
@@ -42,12 +45,21 @@ async def admit(conn: Connection, gates: Sequence[str], most: int = 1000, ahead:
 
     *ahead*: so many tasks of tenants stand ready for each slot of the fleet, beside those that run.
     """
-    row = await (await conn.execute(ADMIT, {"gates": list(gates), "most": most, "ahead": ahead})).fetchone()
+    names = msgspec.json.encode(gates).decode()
+    row = await (await conn.execute(ADMIT, {"gates": names, "most": most, "ahead": ahead})).fetchone()
     assert row is not None
-    return Admission(*row)
+    admitted, more, seconds_to_token = row
+    return Admission(admitted, _names(more), seconds_to_token)
 
 
-SETTLE = "SELECT taskflow.settle(%(ids)s::bigint[]) FROM set_config('synchronous_commit', 'off', true)"
+def _names(gates: str | None) -> list[str]:
+    return [] if gates is None else msgspec.json.decode(gates, type=list[str])
+
+
+SETTLE = """
+SELECT json_agg(gate)::text
+FROM set_config('synchronous_commit', 'off', true), taskflow.settle(%(ids)s::bigint[]) AS gate
+"""
 
 
 async def settle(conn: Connection, ids: Sequence[int]) -> set[str]:
@@ -55,21 +67,27 @@ async def settle(conn: Connection, ids: Sequence[int]) -> set[str]:
 
     Its commit is not waited for: not to be called in a transaction that records something.
     """
-    return {gate for (gate,) in await (await conn.execute(SETTLE, {"ids": array(ids)})).fetchall()}
+    row = await (await conn.execute(SETTLE, {"ids": array(ids)})).fetchone()
+    assert row is not None
+    return set(_names(row[0]))
 
 
 NEWCOMERS = """
-SELECT task_id, gate
-FROM taskflow.holds
-WHERE task_id > %(after)s AND state = 'waiting'
-ORDER BY task_id
-LIMIT %(limit)s
+SELECT count(*), max(task_id), json_agg(DISTINCT gate)::text
+FROM (SELECT task_id, gate
+      FROM taskflow.holds
+      WHERE task_id > %(after)s AND state = 'waiting'
+      ORDER BY task_id
+      LIMIT %(limit)s) AS newcomer
 """
 
 
-async def find_newcomers(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
-    """Task and gate of those that wait, with ids beyond *after*, in the order of their ids."""
-    return await (await conn.execute(NEWCOMERS, {"after": after, "limit": limit})).fetchall()
+async def find_newcomers(conn: Connection, after: int, limit: int) -> tuple[list[str], int, bool]:
+    """Gates of those that wait, with ids beyond *after*, of the first *limit*; the last id; whether that is all."""
+    row = await (await conn.execute(NEWCOMERS, {"after": after, "limit": limit})).fetchone()
+    assert row is not None
+    count, last, gates = row
+    return _names(gates), after if last is None else last, count < limit
 
 
 WALK = "SELECT taskflow.gates_after(%(gate)s, %(limit)s)"

@@ -150,9 +150,8 @@ class Gatekeeper:
             await self.look(conn)
         if not self.policy.uses_gates:
             return 0.0
-        newcomers = await find_newcomers(conn, self._newest, BATCH)
-        self._open |= dict.fromkeys(gate for _, gate in newcomers)
-        self._newest = max([self._newest, *(id for id, _ in newcomers)])
+        newcomers, self._newest, are_all = await find_newcomers(conn, self._newest, BATCH)
+        self._open |= dict.fromkeys(newcomers)
         if (now := time.monotonic()) >= self._next_walk:
             self._next_walk = now + WALK
             gates = await find_gates(conn, self._walked_to, GATES)
@@ -169,6 +168,6 @@ class Gatekeeper:
             return BUSY
         if admission.admitted:
             self._claimer_woken.set()
-        if admission.admitted or len(newcomers) == BATCH or len(gates) == BATCH:
+        if admission.admitted or not are_all or len(gates) == BATCH:
             return 0.0
         return WALK if admission.seconds_to_token is None else min(WALK, max(admission.seconds_to_token, 0.001))
