@@ -23,10 +23,11 @@ from serving import make_token, served_in_a_thread
 from support import Database, watching
 
 from taskflow.bulk import Action
-from taskflow.cli.top.draw import age, draw, sparkline
+from taskflow.cli.top.draw import draw
 from taskflow.cli.top.sources import ApiSource, Away, Refused, Snapshot
 from taskflow.cli.top.terminal import read_keys
 from taskflow.cli.top.view import Change, Look, Quit, Rate, View, read_filter
+from taskflow.cli.top.words import age, sparkline
 from taskflow.filters import TaskFilter
 from taskflow.model import Priority, Status
 from taskflow.queries import TaskSummary

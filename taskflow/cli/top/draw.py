@@ -11,6 +11,7 @@ from rich.text import Text
 from taskflow.cli.context import printable
 from taskflow.cli.top.sources import Snapshot
 from taskflow.cli.top.view import TABS, View
+from taskflow.cli.top.words import age, count, sparkline, speed
 from taskflow.model import Priority, Status
 from taskflow.queries import TaskSummary
 from taskflow.stats import COUNTED, QueueStats, WorkerView
@@ -43,8 +44,6 @@ RATIOS: Final = {"ERROR": 3, "NAME": 2, "WORKER": 1, "HOST": 1}
 RIGHT: Final = frozenset({"WAITING", "OLDEST", "LATER", "WORKERS", "SLOTS", "ID", "TRY", "BEAT"})
 
 LONGEST_TYPE: Final = 24
-
-BARS: Final = " ▁▂▃▄▅▆▇█"
 
 HELP: Final = (
     ("↑ ↓  j k", "move; PgUp, PgDn, Home, End go further"),
@@ -214,20 +213,9 @@ def _throughput(view: View, width: int) -> list[Text]:
     done = [rate.attempts for rate in view.rates[-room:]]
     most = max(*incoming, *done)
     return [
-        _line(Text.assemble((name, "dim"), (sparkline(rates, most).rjust(room), colour), f" {_speed(rates[-1])}/s"))
+        _line(Text.assemble((name, "dim"), (sparkline(rates, most).rjust(room), colour), f" {speed(rates[-1])}/s"))
         for name, rates, colour in (("enqueued ", incoming, "blue"), ("attempts ", done, "green"))
     ]
-
-
-def _speed(rate: float) -> str:
-    return f"{rate:.1f}" if rate < 10 else f"{rate:,.0f}"
-
-
-def sparkline(values: Iterable[float], most: float) -> str:
-    """*values* as bars, of which that of *most* is the highest; no bar is nothing."""
-    return "".join(
-        BARS[min(-int(-value / most * 8 // 1), 8)] if most > 0 and value > 0 else BARS[0] for value in values
-    )
 
 
 def _workers(snapshot: Snapshot, workers: Sequence[WorkerView], width: int) -> Table:
@@ -288,20 +276,3 @@ def _since(task: TaskSummary, now: datetime) -> str:
     moment = {Status.RUNNING: task.started_at, Status.QUEUED: task.scheduled_at}.get(task.status, task.finished_at)
     seconds = (now - (moment or task.updated_at)).total_seconds()
     return f"in {age(-seconds)}" if task.status is Status.QUEUED and seconds < -1 else age(seconds)
-
-
-def count(number: int, *, more: bool) -> str:
-    """``10,000+`` where counting ended."""
-    return f"{number:,}+" if more and number >= COUNTED else f"{number:,}"
-
-
-def age(seconds: float) -> str:
-    """How long something lasts: ``4s``, ``3m 05s``, ``2h 10m``, ``5d 3h``."""
-    whole = max(int(seconds), 0)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3_600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3_600}h {whole % 3_600 // 60:02}m"
-    return f"{whole // 86_400}d {whole % 86_400 // 3_600}h"
