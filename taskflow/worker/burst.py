@@ -13,8 +13,8 @@ LATE: Final = 0.05
 late twice: that costs as much as running it, and once may be a process that was not given the processor.
 """
 
-TIMES: Final = 10
-MOST: Final = 1000
+TIMES: Final = 20
+MOST: Final = 2000
 """Tasks are held for so many times the slots, and so many in all, at most."""
 
 
