@@ -121,6 +121,15 @@ async def test_public_routes_need_no_token(own_database: str):
         assert (await client.options("/tasks")).status_code == 204
 
 
+async def test_of_two_authorizations_none_counts(own_database: str):
+    good = ("Authorization", f"Bearer {make_token(own_database, Scope.READ)}")
+    other = ("Authorization", "Bearer of something else")
+    async with api(own_database) as client:
+        for headers in ([good, other], [other, good], [good, good]):
+            assert is_problem(await client.get("/tasks", headers=headers), 401)
+        assert (await client.get("/tasks", headers=[good])).status_code == 200
+
+
 @pytest.mark.parametrize(
     "host", ["tasks.example.com", "tasks.example.com:8086", "localhost.example.com", "8.8.8.8", ""]
 )

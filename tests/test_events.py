@@ -134,7 +134,7 @@ async def test_a_task_enqueued_through_one_server_is_told_by_another(client: htt
 async def test_a_stream_that_cannot_be_resumed_begins_with_a_reset(client: httpx.AsyncClient, conn: Connection):
     async with reading(client, "/events") as reader:
         _, ready, _ = await reader.next()
-    for after in ("1", str(int(ready) + 1000)):
+    for after in ("0", str(int(ready) + 1000)):
         async with reading(client, "/events", after=after) as reader:
             assert (await reader.next())[0] == "reset"
     async with reading(client, "/events", after=ready) as reader:
@@ -213,17 +213,39 @@ async def test_a_stream_of_no_task_is_not_found(client: httpx.AsyncClient):
     assert is_problem(await client.get("/tasks/999999999/events"), 404)
 
 
-async def test_a_stream_ends_soon_after_its_token_is_revoked(dsn: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(events_module, "HEARTBEAT", 0.05)
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_stream_ends_soon_after_its_token_is_revoked(dsn: str, monkeypatch: pytest.MonkeyPatch, is_busy: bool):
+    monkeypatch.setattr(events_module, "RECHECK", 0.05)
     monkeypatch.setattr(keyring_module, "FRESH", 0.05)
-    token = make_token(dsn, Scope.READ)
+    token, writes = make_token(dsn, Scope.READ), {"Authorization": f"Bearer {make_token(dsn, Scope.ENQUEUE)}"}
     async with await connect(dsn, "test") as conn, served(dsn) as client:
         client.headers["Authorization"] = f"Bearer {token}"
         async with reading(client, "/events") as reader:
             await reader.next()
-            await conn.execute("UPDATE taskflow.tokens SET revoked_at = now()")
+            await conn.execute("UPDATE taskflow.tokens SET revoked_at = now() WHERE 'read' = ANY (scopes::text[])")
+
+            async def read_on() -> None:
+                while True:
+                    if is_busy:
+                        (await client.post("/tasks", json=TASK, headers=writes)).raise_for_status()
+                    await reader.next()
+
             with pytest.raises(EOFError):
-                await reader.next()
+                await asyncio.wait_for(read_on(), 30)
+        await conn.execute("DELETE FROM taskflow.tokens")
+
+
+async def test_who_waits_with_a_token_that_is_revoked_meanwhile_learns_nothing(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, make_task: MakeTask
+):
+    monkeypatch.setattr(keyring_module, "FRESH", 0.05)
+    id = await make_task()
+    async with await connect(dsn, "test") as conn, served(dsn) as client:
+        client.headers["Authorization"] = f"Bearer {make_token(dsn, Scope.READ)}"
+        waiting = asyncio.create_task(client.get(f"/tasks/{id}?wait=1"))
+        await asyncio.sleep(0.2)
+        await conn.execute("UPDATE taskflow.tokens SET revoked_at = now()")
+        assert is_problem(await waiting, 401)
         await conn.execute("DELETE FROM taskflow.tokens")
 
 

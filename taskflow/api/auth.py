@@ -94,7 +94,9 @@ class Gate(ASGIMiddleware):
         if not keyring.is_fresh:
             await keyring.refresh()
         headers = dict(connection["headers"])
-        scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
+        given = [value for name, value in connection["headers"] if name == b"authorization"]
+        # Of two, a proxy in front may have looked at the other one.
+        scheme, _, presented = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"".join(given))
         token = keyring.find(presented.strip()) if scheme.lower() == b"bearer" else None
         if token is None and connection["route_handler"].opt.get("takes_session"):
             presented = cookie_of(connection)

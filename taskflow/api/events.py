@@ -1,10 +1,11 @@
 """What happens to tasks, as server-sent events."""
 
 import re
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Generic, TypeVar, cast
 
 import structlog
 from litestar import HttpMethod, Response, route
@@ -27,8 +28,13 @@ from taskflow.scopes import Scope
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 HEARTBEAT: Final = 15.0
-"""Seconds after which a silent stream says that it lives, and that its reader's token does."""
+"""Seconds after which a silent stream says that it lives."""
+
+RECHECK: Final = 1.5
+"""Seconds after which a stream, silent or not, asks whether its reader's token still lives."""
 
 MEDIA_TYPE: Final = "text/event-stream"
 ALIVE: Final = b": alive\n\n"
@@ -116,13 +122,42 @@ def attending(request: ApiRequest, watch: Watch, inbox: Inbox[Any]) -> Generator
         watch.leave(inbox)
 
 
+class Reader(Generic[T]):
+    """Who reads *inbox* for *request*, as long as its token lives."""
+
+    def __init__(self, request: ApiRequest, inbox: Inbox[T]) -> None:
+        self._request = request
+        self._inbox = inbox
+        self._good_at = self._checked_at = time.monotonic()
+
+    async def take(self) -> tuple[list[T], bool]:
+        """As Inbox.take, for at most HEARTBEAT; raises one of ENDED."""
+        silent_until = time.monotonic() + HEARTBEAT
+        while True:
+            if (now := time.monotonic()) >= self._checked_at + RECHECK:
+                await self._check(now)
+            patience = min(silent_until, self._checked_at + RECHECK) - time.monotonic()
+            told, has_missed = await self._inbox.take(max(patience, 0.0))
+            if told or has_missed or self._inbox.is_closed or time.monotonic() >= silent_until:
+                return told, has_missed
+
+    async def _check(self, now: float) -> None:
+        try:
+            await recheck(self._request)
+            self._good_at = now
+        except AWAY:
+            if now > self._good_at + HEARTBEAT:
+                raise
+        self._checked_at = time.monotonic()
+
+
 async def _all(request: ApiRequest, watch: Watch, inbox: Inbox[Told], first: bytes) -> AsyncGenerator[bytes]:
     with attending(request, watch, inbox):
         yield first
+        reader = Reader(request, inbox)
         while not inbox.is_closed:
-            told, has_missed = await inbox.take(HEARTBEAT)
+            told, has_missed = await reader.take()
             if not told and not has_missed:
-                await recheck(request)
                 yield ALIVE
             else:
                 chunks = [chunk for _, chunk in told]
@@ -173,6 +208,7 @@ async def _one(request: ApiRequest, inbox: Inbox[TaskTold], told: list[TaskTold]
     watch = services(request).watch
     latest: Change | None = None
     has_missed = True
+    reader = Reader(request, inbox)
     with attending(request, watch, inbox):
         while True:
             if has_missed:
@@ -186,9 +222,8 @@ async def _one(request: ApiRequest, inbox: Inbox[TaskTold], told: list[TaskTold]
                 return
             if inbox.is_closed:
                 return
-            told, has_missed = await inbox.take(HEARTBEAT)
+            told, has_missed = await reader.take()
             if not told and not has_missed:
-                await recheck(request)
                 yield ALIVE
 
 

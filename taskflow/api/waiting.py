@@ -9,6 +9,7 @@ from litestar.openapi.spec import OpenAPIType
 from litestar.params import QueryParameter
 
 from taskflow import queries
+from taskflow.api.auth import recheck
 from taskflow.api.problems import InvalidRequest, TaskNotFound
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.timing import take_time
@@ -63,6 +64,7 @@ async def wait_for_end(request: ApiRequest, id: int, seconds: float) -> TaskView
                 taking.cancel()
             elif any(taking.result()):
                 task = await find(request, id)
+        await recheck(request)  # the token may have been revoked meanwhile
         return task
     finally:
         leaving.cancel()

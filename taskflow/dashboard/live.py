@@ -8,8 +8,8 @@ from typing import Final
 from litestar import get
 from litestar.response import Stream
 
-from taskflow.api.auth import recheck, shows
-from taskflow.api.events import ALIVE, HEARTBEAT, MEDIA_TYPE, attending
+from taskflow.api.auth import shows
+from taskflow.api.events import ALIVE, MEDIA_TYPE, Reader, attending
 from taskflow.api.inbox import Inbox
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.timing import take_time
@@ -36,11 +36,11 @@ async def live(request: ApiRequest) -> Stream:
 async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> AsyncGenerator[bytes]:
     with attending(request, watch, inbox):
         yield ALIVE
+        reader = Reader(request, inbox)
         while not inbox.is_closed:
-            told, has_missed = await inbox.take(HEARTBEAT)
+            told, has_missed = await reader.take()
             if told or has_missed:
                 yield CHANGED
                 await asyncio.sleep(PAUSE - time.monotonic() % PAUSE)
             else:
-                await recheck(request)
                 yield ALIVE
