@@ -1,6 +1,7 @@
 """Tasks are changed by hand over HTTP."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -55,6 +56,15 @@ async def test_a_cancellation_that_cannot_be_read_changes_nothing(
     assert is_problem(await client.post(f"/tasks/{id}/cancel", content=body, headers=json), 400, field)
     assert is_problem(await client.post(f"/tasks/{id}/cancel", content=body), 415)
     assert (await look(conn, id))["status"] == "queued"
+
+
+async def test_no_task_is_moved_to_the_test_queue_while_that_is_off(
+    client: httpx.AsyncClient, conn: Connection, make_task: MakeTask
+):
+    id = await make_task()
+    order: dict[str, Any] = {"action": "reprioritise", "filter": {}, "priority": "test"}
+    assert is_problem(await client.post("/tasks/actions", json=order), 400, "priority")
+    assert (await look(conn, id))["priority"] == "normal"
 
 
 @pytest.mark.parametrize("status", [FAILED, CANCELLED])

@@ -1,5 +1,6 @@
 """The commands, as real processes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -110,6 +111,8 @@ async def test_recovery_requeues_old_failed_tasks_up_to_its_limit(
     assert rows(dsn, counts) == [("failed", 2), ("queued", 2)]
     done = run(work_dir, "taskflow", "recovery", "failed", "3600", "100", DATABASE_URL=dsn)
     assert (done.stdout, done.returncode) == ("re-queued 1 failed task\n", 0)
+    done = run(work_dir, "taskflow-recovery", "failed", "3600", "100", "--json", DATABASE_URL=dsn)
+    assert json.loads(done.stdout) == {"status": "failed", "count": 0}
 
 
 async def test_recovery_takes_its_arguments_as_options_too(

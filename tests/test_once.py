@@ -38,6 +38,20 @@ def keyed(key: str) -> dict[str, str]:
 # --- Idempotency-Key ---
 
 
+async def test_a_group_that_is_sent_again_is_the_same_group(client: httpx.AsyncClient, conn: Connection):
+    group = {"tasks": [LETTER, LETTER], "callback": LETTER}
+    answers = await asyncio.gather(*(client.post("/groups", json=group, headers=keyed("k")) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 19
+    assert len(await stored(conn)) == 3
+    other = group | {"name": "another"}
+    assert is_problem(await client.post("/groups", json=other, headers=keyed("k")), 422, "Idempotency-Key")
+    broken = {"tasks": [LETTER | {"after": [10**15]}]}
+    assert is_problem(await client.post("/groups", json=broken, headers=keyed("l")), 400, "after")
+    assert (await client.post("/groups", json=group, headers=keyed("l"))).status_code == 200
+
+
 async def test_a_request_that_is_sent_again_is_answered_the_same_and_says_so(
     client: httpx.AsyncClient, conn: Connection
 ):
@@ -151,10 +165,20 @@ async def test_the_existing_task_can_be_the_answer(
 async def test_the_payload_of_a_queued_task_can_be_replaced(
     client: httpx.AsyncClient, conn: Connection, make_task: MakeTask
 ):
-    id = await make_task(unique_key="k", payload='{"to": "Bob"}')
+    id = await make_task(unique_key="k", type="print_letter", payload='{"to": "Bob"}')
     answer = await client.post("/tasks", json=ONCE | {"on_conflict": "replace"})
     assert answer.json() == {"added_task_id": id, "conflict": "replaced"}
     assert (await look(conn, id))["payload"] == {"to": "Ada"}
+
+
+async def test_a_task_of_another_type_does_not_get_a_payload_that_was_not_meant_for_it(
+    client: httpx.AsyncClient, conn: Connection, make_task: MakeTask
+):
+    id = await make_task(unique_key="k", type="send_email", payload='{"to": "Bob"}')
+    assert is_problem(await client.post("/tasks", json=ONCE | {"on_conflict": "replace"}), 409, "unique_key")
+    with pytest.raises(psycopg.errors.UniqueViolation, match="is of another type, send_email"):
+        await enqueue(conn, "print_letter", {"to": "Ada"}, unique_key="k", on_conflict="replace")
+    assert (await look(conn, id))["payload"] == {"to": "Bob"}
 
 
 async def test_the_payload_of_a_running_task_is_not_replaced(

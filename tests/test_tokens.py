@@ -1,5 +1,6 @@
 """Tokens: made, listed and revoked by the command, stored as a hash, unique by name while they live."""
 
+import json
 import re
 from datetime import timedelta
 from hashlib import sha256
@@ -40,6 +41,20 @@ def test_a_token_is_made_shown_once_and_listed_without_its_secret(work_dir: Path
     _, row = listed.stdout.splitlines()
     assert re.fullmatch(rf"{form[1]} +ci +read,enqueue +[-0-9]+ [:0-9]+Z +[-0-9]+ [:0-9]+Z +live", row)
     assert form[2] not in listed.stdout + listed.stderr
+    listed = run(work_dir, "taskflow", "token", "list", "--json", DATABASE_URL=own_database)
+    (token,) = json.loads(listed.stdout)
+    assert {"name": "ci", "scopes": ["read", "enqueue"], "revoked_at": None, "is_live": True}.items() <= token.items()
+    assert form[2] not in listed.stdout
+
+
+def test_a_program_gets_a_token_and_its_end_as_json(work_dir: Path, own_database: str):
+    words = ("create", "--name=ci", "--scope=read", "--json")
+    made = json.loads(run(work_dir, "taskflow", "token", *words, DATABASE_URL=own_database).stdout)
+    form = re.fullmatch(FORM, made.pop("token"))
+    assert form
+    assert made == {"name": "ci", "scopes": ["read"]}
+    gone = run(work_dir, "taskflow", "token", "revoke", "ci", "--json", DATABASE_URL=own_database)
+    assert json.loads(gone.stdout) == {"id": int(form[1]), "name": "ci"}
 
 
 @pytest.mark.parametrize("by", ["name", "id"])

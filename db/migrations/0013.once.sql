@@ -4,7 +4,7 @@
 
 -- Store a task (an object as taskflow.enqueue_held takes in its array) unless a live one has its unique_key. Then
 -- *on_conflict* decides: reject raises unique_violation; existing answers that one; replace gives that one the new payload
--- as long as it is queued, and raises unique_violation if it runs. *outcome* is added, existing or replaced.
+-- as long as it is queued and of the same type, and raises unique_violation otherwise. *outcome* is added, existing or replaced.
 CREATE FUNCTION taskflow.enqueue_unique(task jsonb, on_conflict text, OUT id bigint, OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -22,7 +22,7 @@ BEGIN
     END IF;
     -- What stands in the way may end before it is looked at, so that it is tried again.
     FOR try IN 1..10 LOOP
-        SELECT tasks.id, tasks.status INTO live
+        SELECT tasks.id, tasks.status, tasks.type INTO live
         FROM taskflow.tasks
         WHERE tasks.unique_key = key AND tasks.status IN ('queued', 'running');
         IF NOT FOUND THEN
@@ -42,6 +42,10 @@ BEGIN
             id := live.id;
             outcome := 'existing';
             RETURN;
+        ELSIF on_conflict = 'replace' AND live.type <> task ->> 'type' THEN
+            RAISE unique_violation USING
+                MESSAGE = format('task %s has this unique_key and is of another type, %s', live.id, live.type),
+                CONSTRAINT = 'tasks_unique_key';
         ELSIF on_conflict = 'replace' THEN
             UPDATE taskflow.tasks
             SET payload = coalesce(task -> 'payload', '{}'), updated_at = now()

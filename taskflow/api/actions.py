@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from taskflow import events, queries
 from taskflow.api.auth import needs
-from taskflow.api.body import check_text, decode
+from taskflow.api.body import check_priority, check_text, decode
 from taskflow.api.media import media_type
 from taskflow.api.problems import SlowBody, TaskNotFound, UnsupportedMediaType, WrongStatus, documented
 from taskflow.api.services import ApiRequest, services
@@ -153,6 +153,7 @@ async def act(request: ApiRequest) -> ActionResult:
         ("reason", asked.reason),
     ):
         check_text(field, text or "")
+    check_priority(asked.priority, given.settings)
     order = Order(action=asked.action, filter=asked.filter, priority=asked.priority, reason=asked.reason)
     cursor = None if asked.cursor is None else read_cursor(asked.cursor, order.filter, order.action)
     async with given.pool.connection() as conn:

@@ -110,8 +110,7 @@ def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     request = decode(_decoder, body, "a task")
     for field in ("name", "order_key", "tenant", "limit_key", "unique_key"):
         check_text(field, getattr(request, field) or "")
-    if request.priority is Priority.TEST and not settings.enable_test_queue:
-        raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
+    check_priority(request.priority, settings)
     if request.scheduled_at is not None:
         _check_schedule(request.scheduled_at, request.delay_seconds)
     if request.on_conflict is not OnConflict.REJECT and request.unique_key is None:
@@ -155,6 +154,12 @@ def check_text(field: str, text: str) -> None:
     """Raises InvalidTask if Postgres cannot hold *text*."""
     if "\0" in text:
         raise InvalidTask(field, "must not hold the character U+0000")
+
+
+def check_priority(priority: Priority | None, settings: Settings) -> None:
+    """Raises InvalidTask for the test queue, unless it is turned on."""
+    if priority is Priority.TEST and not settings.enable_test_queue:
+        raise InvalidTask("priority", "the test queue is off; ENABLE_TEST_QUEUE turns it on")
 
 
 def _check_schedule(scheduled_at: datetime, delay: float | None) -> None:

@@ -153,7 +153,7 @@ class Document(JsonRenderPlugin):
         _take(paths["/schedules"], {JSON: {"schema": schedule, "example": examples.SCHEDULE}})
         for path, asked in (("/tasks", "ListRequest"), ("/schedules", "ListSchedules")):
             paths[path]["get"] = paths[path]["get"] | {"parameters": listing.parameters(schemas.pop(asked))}
-        for path in ("/tasks", "/tasks/batch"):
+        for path in ("/tasks", "/tasks/batch", "/groups"):
             paths[path]["post"] = paths[path]["post"] | {"parameters": [once.PARAMETER]}
         for operations in paths.values():
             operations.pop("head", None)  # it is GET without the body

@@ -12,6 +12,7 @@ from taskflow.api.batch import read_tasks
 from taskflow.api.body import check_text, decode, read_task
 from taskflow.api.enqueuer import REFUSED, refusal
 from taskflow.api.media import media_type
+from taskflow.api.once import read_key, store_once
 from taskflow.api.problems import (
     GroupNotFound,
     InvalidBatch,
@@ -23,7 +24,8 @@ from taskflow.api.problems import (
 )
 from taskflow.api.services import GET, ApiRequest, services
 from taskflow.api.tasks import TaskId, not_an_integer, read_id
-from taskflow.errors import InvalidTask
+from taskflow.database import Connection
+from taskflow.errors import InvalidTask, KeyReused
 from taskflow.queries import GroupView, find_group
 from taskflow.queue.group import enqueue_group, find_members
 from taskflow.scopes import Scope
@@ -60,6 +62,7 @@ _group: Final = msgspec.json.Decoder(GroupRequest)
     responses=documented(
         InvalidTask("callback.type", "unknown task type"),
         InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
+        KeyReused(),
         RequestEntityTooLarge(),
         UnsupportedMediaType(),
         SlowBody(),
@@ -67,10 +70,11 @@ _group: Final = msgspec.json.Decoder(GroupRequest)
     ),
 )
 async def add_group(request: ApiRequest) -> AddedGroup:
-    """All or nothing, in one transaction."""
+    """All or nothing, in one transaction. An `Idempotency-Key` works as with `POST /tasks`."""
     media_type(request, "application/json")
     given = services(request)
-    asked = decode(_group, await request.body(), "a group")
+    key, body = read_key(request), await request.body()
+    asked = decode(_group, body, "a group")
     check_text("name", asked.name or "")
     if len(asked.tasks) > given.settings.server_max_batch_tasks:
         raise InvalidRequest(f"a group has at most {given.settings.server_max_batch_tasks:,} tasks", "tasks")
@@ -78,18 +82,29 @@ async def add_group(request: ApiRequest) -> AddedGroup:
     callback = None
     if bytes(asked.callback) not in (b"", b"null"):
         callback = read_task(bytes(asked.callback), given.registry, given.settings)
-    async with given.pool.connection() as conn, conn.transaction():
+
+    async def store(conn: Connection) -> list[int]:
         try:
-            id = await enqueue_group(conn, tasks, callback, asked.name)
+            return [await enqueue_group(conn, tasks, callback, asked.name)]
         except REFUSED as error:
             raise refusal(error) from error
-        group = await find_group(conn, id)
-        assert group is not None
-        return AddedGroup(
-            added_group_id=id,
-            added_task_ids=await find_members(conn, id),
-            callback_task_id=group.callback_task_id,
-        )
+
+    stored = None if key is None else await store_once(request, key, body, store)
+    async with given.pool.connection() as conn, conn.transaction():
+        (id,) = stored or await store(conn)
+        return await _added(conn, id)
+
+
+async def _added(conn: Connection, id: int) -> AddedGroup:
+    """Group *id* as it was stored; raises GroupNotFound if it was pruned since."""
+    group = await find_group(conn, id)
+    if group is None:
+        raise GroupNotFound
+    return AddedGroup(
+        added_group_id=id,
+        added_task_ids=await find_members(conn, id),
+        callback_task_id=group.callback_task_id,
+    )
 
 
 @route(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from taskflow.cli.context import load_settings, open_database, run_async, tells_errors, version_option
+from taskflow.cli.output import as_json, print_json
 from taskflow.model import Status
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ LARGEST: Final = 2**31 - 1
 @click.option("--status", help="Which tasks: queued or failed.")
 @click.option("--past-seconds", metavar="NUMBER", help="Only tasks that have not changed for this long.")
 @click.option("--limit", metavar="NUMBER", help="At most this many tasks.")
+@as_json
 @version_option
 @click.pass_context
 @tells_errors
-def main(ctx: click.Context, words: tuple[str, ...], **options: str | None) -> None:
+def main(ctx: click.Context, words: tuple[str, ...], as_json: bool, **options: str | None) -> None:
     """Re-queue tasks that failed, or that are queued and forgotten, and print how many they were.
 
     Example: taskflow-recovery failed 3600 100 re-queues at most 100 failed tasks, unchanged for an hour, the oldest
@@ -33,6 +35,9 @@ def main(ctx: click.Context, words: tuple[str, ...], **options: str | None) -> N
     settings = load_settings()
     with open_database(settings) as dsn:
         count = run_async(_recover(settings, dsn, status, past_seconds, limit))
+    if as_json:
+        print_json({"status": status, "count": count})
+        return
     click.echo(f"re-queued {count} {status.value} task{'' if count == 1 else 's'}")
 
 

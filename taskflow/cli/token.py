@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from taskflow.cli.context import tells_errors, version_option, with_database
+from taskflow.cli.output import as_json, print_json
 from taskflow.scopes import Scope
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def main() -> None:
     "cancels, retries and recovers them, admin does all of that.",
 )
 @click.option("--expires", type=Lifetime(), metavar="30d", help="How long it lives: s, m, h, d or w. None: for ever.")
+@as_json
 @tells_errors
-def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> None:
+def create(name: str, scopes: tuple[str, ...], expires: timedelta | None, as_json: bool) -> None:
     """Make a token and print it on stdout; it is shown this once."""
     if not (1 <= len(name) <= 128 and name.isprintable()) or re.fullmatch("[0-9]+", name):
         raise click.BadParameter("1 to 128 printable characters that are not all digits", param_hint="--name")
@@ -65,18 +67,27 @@ def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> Non
 
         return await tokens.create(conn, name, wanted, expires)
 
-    click.echo(with_database(store))
+    token = with_database(store)
+    if as_json:
+        print_json({"name": name, "scopes": wanted, "token": token})
+    else:
+        click.echo(token)
     click.echo("Keep it now: it is shown this once. Send it as `Authorization: Bearer …`", err=True)
 
 
 @main.command("list")
+@as_json
 @tells_errors
-def list_tokens() -> None:
+def list_tokens(as_json: bool) -> None:
     """Show every token there ever was, without its secret."""
     from taskflow import tokens
 
+    found = with_database(tokens.list_all)
+    if as_json:
+        print_json(found)
+        return
     shown = [("ID", "NAME", "SCOPES", "CREATED", "EXPIRES", "STATE")]
-    shown += [_describe(token) for token in with_database(tokens.list_all)]
+    shown += [_describe(token) for token in found]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -84,8 +95,9 @@ def list_tokens() -> None:
 
 @main.command("revoke")
 @click.argument("token", metavar="NAME|ID")
+@as_json
 @tells_errors
-def revoke(token: str) -> None:
+def revoke(token: str, as_json: bool) -> None:
     """End a live token; requests with it are refused within five seconds."""
 
     async def end(conn: "Connection") -> tuple[int, str]:
@@ -94,7 +106,10 @@ def revoke(token: str) -> None:
         return await tokens.revoke(conn, token)
 
     id, name = with_database(end)
-    click.echo(f"revoked token {name} (id {id})")
+    if as_json:
+        print_json({"id": id, "name": name})
+    else:
+        click.echo(f"revoked token {name} (id {id})")
 
 
 def _describe(token: "TokenView") -> tuple[str, ...]:

@@ -65,12 +65,18 @@ class Calls:
 
     @call
     def enqueue_group(
-        self, tasks: Iterable[Mapping[str, Any]], callback: Mapping[str, Any] | None = None, name: str | None = None
+        self,
+        tasks: Iterable[Mapping[str, Any]],
+        callback: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> Steps[AddedGroup]:
         """Store all of *tasks* or none; the *callback* is one more task, which runs when all have ended."""
         body = {"tasks": [_task(task) for task in tasks], "name": name}
         body |= {} if callback is None else {"callback": _task(callback)}
-        return msgspec.convert((yield from self._send(Ask(method="POST", path="/groups", body=body))), AddedGroup)
+        ask = _once(Ask(method="POST", path="/groups", body=body), idempotency_key)
+        return msgspec.convert((yield from self._send(ask)), AddedGroup)
 
     @call
     def group(self, id: int) -> Steps[Group]:
