@@ -204,4 +204,5 @@ async def test_empty_or_without_a_database_each_screen_is_a_page(dsn: str, scree
         away = await client.get(f"/dashboard/{screen}")
         assert away.status_code == 503
         assert away.headers["content-type"].startswith("text/html")
-        assert "back" in away.text
+        assert "The database does not answer" in away.text
+        assert 'http-equiv="refresh"' in away.text

@@ -14,6 +14,7 @@ from taskflow.api.inbox import Inbox
 from taskflow.api.services import ApiRequest, services
 from taskflow.api.timing import take_time
 from taskflow.api.watch import Told, Watch
+from taskflow.dashboard.pages import Snapshots
 from taskflow.scopes import Scope
 
 PAUSE: Final = 1.0
@@ -34,12 +35,14 @@ async def live(request: ApiRequest) -> Stream:
 
 
 async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> AsyncGenerator[bytes]:
+    snapshots: Snapshots = request.app.state["snapshots"]
     with attending(request, watch, inbox):
         yield ALIVE
         reader = Reader(request, inbox)
         while not inbox.is_closed:
             told, has_missed = await reader.take()
             if told or has_missed:
+                snapshots.tell()
                 yield CHANGED
                 await asyncio.sleep(PAUSE - time.monotonic() % PAUSE)
             else:

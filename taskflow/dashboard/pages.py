@@ -52,6 +52,9 @@ LONGEST: Final = 500
 KEPT: Final = 0.4
 """Seconds for which an answer of the database is shown again; live.js asks half a second after a change."""
 
+LONGER: Final = 0.9
+"""The same where no change was told since; changes are told once a second."""
+
 
 class Notice(Struct, frozen=True):
     """What came of an action; *kind* is ``good`` or ``bad``."""
@@ -191,16 +194,25 @@ class Snapshots:
 
     def __init__(self) -> None:
         self._kept: dict[object, tuple[float, asyncio.Future[Any]]] = {}
+        self._told = 0.0
 
     def forget(self) -> None:
         """What was kept may not be true any more."""
         self._kept = {}
 
+    def tell(self) -> None:
+        """Browsers are told now that something has changed."""
+        self._told = time.monotonic()
+
     async def get(self, key: object, load: Callable[[], Awaitable[Any]], now: float | None = None) -> Any:
-        """What *load* answered within the KEPT seconds before *now*, or since, for the same *key*."""
+        """What *load* answered within the KEPT seconds before *now*, or since, for the same *key*.
+
+        While browsers are told of changes, what was asked after the last word is kept until the next may come.
+        """
         now = time.monotonic() if now is None else now
         at, answer = self._kept.get(key, (0.0, None))
-        if answer is None or (answer.done() and now - at >= KEPT):
+        limit = LONGER if self._told < at < self._told + LONGER else KEPT
+        if answer is None or (answer.done() and now - at >= limit):
             self._kept = {key: kept for key, kept in self._kept.items() if not kept[1].done() or now - kept[0] < KEPT}
             answer = asyncio.ensure_future(load())
             self._kept[key] = (time.monotonic(), answer)

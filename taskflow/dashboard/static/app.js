@@ -12,4 +12,5 @@ askFirst();
 offerTheme();
 showInDialogs(showTimes);
 offerCopies();
+document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 followChanges(showTimes);
