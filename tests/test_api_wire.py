@@ -117,6 +117,17 @@ async def test_a_head_without_end_is_refused(client: httpx.AsyncClient):
     assert statuses(await talk(client, GET + b"A: ", b"b" * 65_536, times=1000)) == [431]
 
 
+@pytest.mark.parametrize("path", ["/tasks", "/liveness"])
+@pytest.mark.parametrize("before", [b"2\r\n{}\r\n0\r\nA: ", b"2;a"])
+async def test_what_comes_beside_a_body_without_end_is_not_kept_and_not_waited_for(
+    client: httpx.AsyncClient, path: str, before: bytes
+):
+    """Trailers and the extensions of chunks, also after the answer."""
+    post = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
+    answers = await talk(client, post + b"Transfer-Encoding: chunked\r\n\r\n" + before, b"b" * 65_536, times=500)
+    assert statuses(answers) == [431 if path == "/tasks" else 405]
+
+
 async def test_a_head_within_the_limit_is_read(client: httpx.AsyncClient):
     assert statuses(await talk(client, GET + b"A: " + b"b" * 32_000 + b"\r\nConnection: close\r\n\r\n")) == [200]
 

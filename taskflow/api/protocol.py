@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from taskflow.api.problems import MEDIA_TYPE, plain
 
 LARGEST_HEAD: Final = 32_768
-"""Bytes of a request line and its headers."""
+"""Bytes of a request line and its headers, and about those of trailers and of what stands beside a chunk's size."""
 
 PATIENCE: Final = 10.0
 """Seconds to send a head, or to end a body after its answer."""
@@ -27,9 +27,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._deadline: TimerHandle | None = None
-        self._head = 0  # bytes that came since the last head or body was complete
+        self._head = 0  # bytes that came since the last head was complete, or the last of a body
         self._is_in_head = False
         self._is_in_message = False
+        self._is_answered = False  # before its end came
         self._is_refused = False
 
     def connection_made(self, transport: Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -48,7 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head += len(data)
         super().data_received(data)
-        if self._is_in_head and self._head > LARGEST_HEAD:
+        if self._is_in_message and self._head > LARGEST_HEAD:
             self._refuse_head()
         if self._is_idle():
             self._arm()
@@ -56,6 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._is_in_head = self._is_in_message = True
+        self._is_answered = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -69,6 +71,16 @@ class BoundedProtocol(HttpToolsProtocol):
             raise HeadTooLarge  # so that the parser stops
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of the head; trailers are not kept."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._head = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The body is complete."""
         self._is_in_message = False
@@ -80,6 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """What is left of the body must end soon."""
         super().on_response_complete()
         if self._is_in_message:
+            self._is_answered = not self._is_in_head and self._is_idle()
             self._arm()
 
     def send_400_response(self, msg: str) -> None:
@@ -94,6 +107,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
+        if self._is_answered:
+            self.transport.write_eof()
+            return
         if not self._is_idle():
             self.cycle.keep_alive = False
             if not self.cycle.more_body:
