@@ -27,6 +27,11 @@ heard_by: ContextVar[Callable[[Line], None] | None] = ContextVar("heard_by", def
 """Who keeps what is logged here."""
 
 
+def without_passwords(text: str) -> str:
+    """*text* without passwords of databases."""
+    return PASSWORD.sub(r"\1\2…", text)
+
+
 class Tail:
     """The last *most* lines, and of those as many as fit into LARGEST characters."""
 
@@ -59,7 +64,7 @@ class Ear(logging.Handler):
         if (hear := heard_by.get()) is None:
             return
         try:
-            text = PASSWORD.sub(r"\1\2…", self.format(record)[:LONGEST])
+            text = without_passwords(self.format(record)[:LONGEST])
             hear(Line(datetime.fromtimestamp(record.created, UTC), record.levelname.lower(), storable(text)))
         except Exception:  # noqa: BLE001 – what is logged may raise anything
             self.handleError(record)

@@ -103,6 +103,26 @@ async def test_a_retry_without_attempts_left_fails_and_a_release_does_not_count(
     assert (await look(conn, wrong))["status"] == "running"
 
 
+async def test_what_its_handlers_logged_is_kept_with_their_attempts(
+    client: httpx.AsyncClient, me: str, make_task: MakeTask
+):
+    id, lost = await make_task(priority="low"), await make_task(priority="low", payload="{}")
+    await ok(client.post(f"{me}/claims", json={"limit": 2}))
+    await ok(client.post(f"/tasks/{lost}/cancel"))
+    logs: list[dict[str, Any]] = [
+        {"text": "connects to postgresql://me:secret@db/", "level": "debug", "at": "2026-01-02T03:04:05Z"},
+        {"text": "a \x00 and"},
+    ]
+    results = [{"id": each, "attempt": 1, "outcome": "succeeded", "logs": logs} for each in (id, lost)]
+    assert (await ok(client.post(f"{me}/results", json={"results": results})))["lost"] == [lost]
+    ((kept,),) = [(await ok(client.get(f"/tasks/{id}/logs")))["logs"]]
+    assert (kept["attempt"], kept["left_out"]) == (1, 0)
+    first, second = kept["lines"]
+    assert first == {"at": "2026-01-02T03:04:05Z", "level": "debug", "text": "connects to postgresql://me:…@db/"}
+    assert (second["level"], second["text"]) == ("info", r"a \x00 and")
+    assert await ok(client.get(f"/tasks/{lost}/logs")) == {"logs": []}
+
+
 async def test_a_heartbeat_tells_what_is_lost_and_puts_back_what_the_worker_never_learned_of(
     client: httpx.AsyncClient, me: str, make_task: MakeTask, conn: Connection
 ):
@@ -220,6 +240,20 @@ async def test_the_worker_of_a_session_cannot_be_spoken_for(client: httpx.AsyncC
         ("{me}/heartbeat", {"running": [2**63]}, "running[0]"),
         ("{me}/results", {"results": [{"id": 1, "attempt": 1, "outcome": "done"}]}, "results[0].outcome"),
         ("{me}/results", {"results": [{"id": 1, "attempt": 1, "outcome": "failed"}]}, "results[0].error"),
+        (
+            "{me}/results",
+            {
+                "results": [
+                    {
+                        "id": 1,
+                        "attempt": 1,
+                        "outcome": "released",
+                        "logs": [{"text": "x", "at": "0001-01-01T00:00:00Z"}],
+                    }
+                ]
+            },
+            "results[0].logs[0].at",
+        ),
         ("{me}/results", {"results": [{"id": 1, "attempt": 1, "outcome": "released"}] * 2}, "results[1].id"),
         (
             "{me}/results",

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -11,16 +11,19 @@ from litestar import post
 from msgspec import Meta, Raw, Struct, field
 
 from taskflow.api.auth import needs
-from taskflow.api.body import CENTURY
+from taskflow.api.body import CENTURY, FIRST, LAST
 from taskflow.api.depth import is_deeper
 from taskflow.api.problems import WorkerNotFound
 from taskflow.api.remote import MOST, NOTHING, Id, read_body, refusals
 from taskflow.api.services import ApiRequest, Services, services
 from taskflow.api.workers import WorkerId, read_worker_id, wrong_worker_id
 from taskflow.errors import InvalidTask
-from taskflow.model import ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
+from taskflow.lines import LONGEST, Tail, without_passwords
+from taskflow.lines import MOST as LINES
+from taskflow.model import ClaimedTask, Failed, KeptLines, Line, Outcome, Released, Retry, Succeeded, Time
 from taskflow.queue import workers
 from taskflow.queue.gates import settle
+from taskflow.queue.keep_lines import keep_lines
 from taskflow.queue.record import Ended, record
 from taskflow.retry import Backoff
 from taskflow.scopes import Scope
@@ -39,6 +42,14 @@ class Ending(StrEnum):
     RELEASED = "released"  # it was not ended: somebody else shall run it, and the attempt does not count
 
 
+class LoggedLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a handler logged."""
+
+    text: Annotated[str, Meta(max_length=LONGEST, description="one line, or several with a traceback")]
+    level: Annotated[str, Meta(min_length=1, max_length=16)] = "info"
+    at: Annotated[Time | None, Meta(description="when, with a time zone; unless given, now")] = None
+
+
 class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one attempt ended."""
 
@@ -55,6 +66,11 @@ class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0, le=CENTURY)] | None,
         Meta(description="of a retry: when; unless given, what the task type says"),
     ] = None
+
+    logs: Annotated[
+        list[LoggedLine],
+        Meta(max_length=LINES, description="the last lines of the attempt, oldest first"),
+    ] = []
 
 
 class Results(Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +112,8 @@ async def finish_tasks(request: ApiRequest, id: WorkerId) -> Recorded:
             raise WorkerNotFound
         left = await workers.find_left(conn, worker, [result.id for result in results])
         ended = [_ended(result, *left[result.id][1:], given) for result in results if result.id in left]
+        if kept := [(result.id, _kept(result)) for result in results if result.logs and result.id in left]:
+            await keep_lines(conn, worker, kept)
         recorded = set[int]()
         await record(conn, worker, ended, recorded)
         await settle(conn, sorted(recorded))
@@ -115,6 +133,9 @@ def _check(results: Sequence[Result], depth: int) -> None:
         seen.add(result.id)
         if (result.error is None) == (result.outcome in {Ending.RETRY, Ending.FAILED}):
             raise InvalidTask(f"{where}.error", "must be given with retry and failed, and only then")
+        for number, line in enumerate(result.logs):
+            if line.at is not None and not FIRST <= line.at < LAST:
+                raise InvalidTask(f"{where}.logs[{number}].at", "must lie in the years 1970 to 9998")
         if result.delay_seconds is not None and result.outcome is not Ending.RETRY:
             raise InvalidTask(f"{where}.delay_seconds", "is for retry only")
         encoded = bytes(result.result)
@@ -125,6 +146,15 @@ def _check(results: Sequence[Result], depth: int) -> None:
         if len(encoded) > RESULT_LIMIT or not is_storable(encoded) or is_deeper(encoded, depth):
             problem = rf"at most {RESULT_LIMIT:,} bytes, {depth} deep, without \u0000 and half of a surrogate pair"
             raise InvalidTask(f"{where}.result", problem)
+
+
+def _kept(result: Result) -> KeptLines:
+    """The lines of *result* that have room."""
+    tail, now = Tail(LINES), datetime.now(UTC)
+    for line in result.logs:
+        tail.hear(Line(line.at or now, storable(line.level), storable(without_passwords(line.text))))
+    lines, left_out = tail.kept()
+    return KeptLines(result.attempt, left_out, lines)
 
 
 def _ended(result: Result, max_attempts: int, type: str, given: Services) -> Ended:
