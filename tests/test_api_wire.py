@@ -124,7 +124,7 @@ async def test_what_comes_beside_a_body_without_end_is_not_kept_and_not_waited_f
 ):
     """Trailers and the extensions of chunks, also after the answer."""
     post = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
-    answers = await talk(client, post + b"Transfer-Encoding: chunked\r\n\r\n" + before, b"b" * 65_536, times=500)
+    answers = await talk(client, post + b"Transfer-Encoding: chunked\r\n\r\n" + before, b"b" * 65_536, times=50)
     assert statuses(answers) == [431 if path == "/tasks" else 405]
 
 
@@ -191,6 +191,21 @@ async def test_a_head_that_trickles_in_is_given_up(client: httpx.AsyncClient):
             writer.write(b"A: b\r\n")
             await asyncio.sleep(0.05)
         assert b" 408 " in await reading
+
+
+async def test_who_reads_no_answers_is_not_read_on(client: httpx.AsyncClient):
+    async with dialled(client) as (_, writer):
+        writer.transport.set_write_buffer_limits(0)
+
+        async def flood() -> None:
+            while True:
+                writer.write((GET + b"\r\n") * 1000)
+                await asyncio.wait_for(writer.drain(), 1)
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(flood(), 20)
+        writer.transport.abort()
+    assert (await client.get("/readiness")).status_code == 200
 
 
 async def test_requests_sent_in_one_go_are_answered_in_order(client: httpx.AsyncClient, conn: Connection):

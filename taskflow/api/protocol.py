@@ -89,8 +89,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """What is left of the body must end soon."""
+        """What is left of the body must end soon; nothing is read while requests that came in one go are waiting."""
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
         if self._is_in_message:
             self._is_answered = not self._is_in_head and self._is_idle()
             self._arm()
