@@ -58,6 +58,11 @@ async def test_a_cancellation_that_cannot_be_read_changes_nothing(
     assert (await look(conn, id))["status"] == "queued"
 
 
+async def test_an_unknown_field_of_a_filter_is_named_with_its_place(client: httpx.AsyncClient):
+    order: dict[str, Any] = {"action": "retry", "filter": {"colour": "red"}}
+    assert is_problem(await client.post("/tasks/actions", json=order), 400, "filter.colour")
+
+
 async def test_no_task_is_moved_to_the_test_queue_while_that_is_off(
     client: httpx.AsyncClient, conn: Connection, make_task: MakeTask
 ):

@@ -142,7 +142,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         if named := FIELD_NAMED.search(problem):
-            path = named[1]
+            path = f"{path.strip('.`')}.{named[1]}"
         raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"not {what}: {problem}") from error
     except RecursionError as error:
         raise InvalidRequest("nested too deeply") from error
