@@ -177,6 +177,8 @@ def test_migrate_says_what_it_applied(work_dir: Path, empty_database: str):
     assert "applied 0001.tasks\n" in first.stdout
     second = run(work_dir, "taskflow", "migrate", DATABASE_URL=empty_database)
     assert (second.stdout, second.returncode) == ("the schema is up to date\n", 0)
+    third = run(work_dir, "taskflow", "migrate", "--json", DATABASE_URL=empty_database)
+    assert json.loads(third.stdout) == {"applied": []}
 
 
 def test_psql_is_handed_its_arguments_and_its_status(work_dir: Path, own_database: str):

@@ -37,6 +37,7 @@ from taskflow.cli.context import (
     tells_errors,
     version_option,
 )
+from taskflow.cli.output import as_json, print_json
 from taskflow.errors import TaskflowError
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def main() -> None:
 
 
 @main.command("migrate")
+@as_json
 @version_option
 @tells_errors
-def migrate() -> None:
+def migrate(as_json: bool) -> None:
     """Bring the database's schema up to this version.
 
     Waits up to a minute for Postgres. Any number of processes may migrate at once; the server also does at its start.
@@ -73,6 +75,9 @@ def migrate() -> None:
         sessions = sessions_of(locate(settings, dsn))
         run_async(wait_until_up(sessions, PATIENCE))
         applied = migrations.migrate(sessions)
+    if as_json:
+        print_json({"applied": applied})
+        return
     click.echo("\n".join(f"applied {id}" for id in applied) or "the schema is up to date")
 
 
