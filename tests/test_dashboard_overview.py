@@ -32,7 +32,9 @@ async def test_it_tells_what_needs_attention(conn: Connection, dsn: str, make_ta
     await make_task(Status.FAILED, type="<b>mail</b>", updated_at="now")
     await make_task(priority="low")
     await conn.execute("DELETE FROM taskflow.workers; SELECT taskflow.pause('high', 'stocktaking')")
-    await conn.execute("INSERT INTO taskflow.minutes (at, failed) VALUES (date_trunc('minute', now()), 7)")
+    await conn.execute(
+        "INSERT INTO taskflow.minutes (at, priority, failed) VALUES (date_trunc('minute', now()), 'high', 7)"
+    )
     try:
         async with api(dsn) as client:
             shown = (await client.get("/dashboard")).text
@@ -43,7 +45,8 @@ async def test_it_tells_what_needs_attention(conn: Connection, dsn: str, make_ta
     assert "1 task of type &lt;b&gt;mail&lt;/b&gt; failed in the last hour" in shown
     assert "Tasks of priority low wait, and no worker claims them" in shown
     assert "Priority high is paused: stocktaking" in shown
-    assert "7 failed</title>" in shown
+    assert shown.count("7 failed</title>") == 2  # among all, and in the card of its priority
+    assert "Ended attempts a minute of priority high, at most 7" in shown
     assert "Last day" in day
     assert len(day) < 60_000
 

@@ -5,12 +5,14 @@ from typing import Any
 import httpx
 import pytest
 from conftest import MakeTask, ask
+from msgspec import structs
 from serving import api
-from support import Workers
+from support import Workers, claimed
 
 from taskflow import queries
 from taskflow.database import Connection
-from taskflow.model import Priority, Status
+from taskflow.model import Priority, Status, Succeeded
+from taskflow.queries.series import Done
 from taskflow.queue import tally
 from taskflow.queue.tally import Tally, forget, note_depths
 
@@ -54,7 +56,7 @@ async def test_the_minutes_of_an_hour_and_the_quarters_of_a_day(conn: Connection
         " FROM unnest(ARRAY[1, 59, 61, 1500]) AS minutes"
     )
     counted = Tally()
-    counted.succeeded = 5
+    counted.add_succeeded([(structs.replace(claimed(), priority="low"), Succeeded())] * 5)
     await counted.flush(conn)
     await counted.flush(conn)
     for _ in range(3):
@@ -65,6 +67,8 @@ async def test_the_minutes_of_an_hour_and_the_quarters_of_a_day(conn: Connection
     hour, day = [await queries.find_steps(conn, span) for span in (queries.HOUR, queries.DAY)]
     assert (len(hour), len(day)) == (60, 96)
     assert [step.succeeded for step in hour] == [10, *[0] * 57, 10, 5]
+    assert [step.of(Priority.LOW).succeeded for step in hour] == [*[0] * 59, 5]
+    assert hour[0].done == {Priority.NORMAL: Done(succeeded=10, failed=1)}
     assert sum(step.succeeded for step in day) == 35
     assert sum(step.failed for step in hour) == 2
     assert hour[-1].waiting == day[-1].waiting == {Priority.HIGH: 3}

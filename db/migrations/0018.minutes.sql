@@ -3,10 +3,13 @@
 -- depends: 0017.looking
 
 CREATE TABLE taskflow.minutes (
-    at        timestamptz PRIMARY KEY,             -- its beginning
+    at        timestamptz NOT NULL,                -- its beginning
+    priority  taskflow.priority NOT NULL DEFAULT 'normal',
     succeeded bigint NOT NULL DEFAULT 0,
     failed    bigint NOT NULL DEFAULT 0,           -- for good
-    retried   bigint NOT NULL DEFAULT 0            -- failed, with attempts left
+    retried   bigint NOT NULL DEFAULT 0,           -- failed, with attempts left
+
+    PRIMARY KEY (at, priority)
 )
 WITH (fillfactor = 50);
 

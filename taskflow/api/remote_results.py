@@ -157,8 +157,8 @@ def _kept(result: Result) -> KeptLines:
     return KeptLines(result.attempt, left_out, lines)
 
 
-def _ended(result: Result, max_attempts: int, type: str, given: Services) -> Ended:
-    task = ClaimedTask(result.id, result.attempt, max_attempts, type, "", "", "")
+def _ended(result: Result, max_attempts: int, type: str, priority: str, given: Services) -> Ended:
+    task = ClaimedTask(result.id, result.attempt, max_attempts, type, "", "", priority)
     return task, _outcome(result, task, given)
 
 

@@ -72,6 +72,21 @@ def failing(*steps: Step) -> float:
     return failed / max(failed + sum(step.succeeded for step in steps), 1)
 
 
+class Done(NamedTuple):
+    """What was done of one priority: in all, the share that failed, and both as a chart."""
+
+    ended: int
+    failing: float
+    chart: Chart
+
+
+def done(steps: Sequence[Step], priority: Priority, span: Span) -> Done:
+    """Throughput and failure rate of *priority*."""
+    own = [step.of(priority) for step in steps]
+    ended = sum(step.succeeded + step.failed + step.retried for step in own)
+    return Done(ended, failing(*own), throughput(own, span))
+
+
 def depth(steps: Sequence[Step], priority: Priority) -> Chart:
     """How many tasks of *priority* waited."""
     return draw(steps, [("waiting", [step.waiting.get(priority, 0) for step in steps])])

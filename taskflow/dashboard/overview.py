@@ -78,6 +78,7 @@ async def overview(request: ApiRequest) -> Template:
         failures=charts.failure_rate(seen.steps),
         failing=charts.failing(*seen.steps),
         depths={queue.priority: charts.depth(seen.steps, queue.priority) for queue in seen.queues},
+        done={queue.priority: charts.done(seen.steps, queue.priority, span) for queue in seen.queues},
     )
 
 

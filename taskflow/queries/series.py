@@ -1,7 +1,7 @@
 """What charts are drawn from: the minutes that workers have written down, in steps over a span."""
 
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 from msgspec import Struct
@@ -22,28 +22,48 @@ HOUR: Final = Span(timedelta(hours=1), timedelta(minutes=1))
 DAY: Final = Span(timedelta(days=1), timedelta(minutes=15))
 
 
-class Step(Struct, frozen=True, kw_only=True):
-    """What was done from *at* on. ``waiting`` and ``oldest``: the most of what waited, and for how many seconds."""
+class Done(Struct, frozen=True, kw_only=True):
+    """How many attempts ended so; ``failed`` is for good, ``retried`` failed with attempts left."""
 
-    at: datetime
     succeeded: int = 0
     failed: int = 0
     retried: int = 0
+
+
+class Step(Done, frozen=True, kw_only=True):
+    """What was done from *at* on, in all and by priority.
+
+    ``waiting`` and ``oldest``: the most of what waited, and for how many seconds.
+    """
+
+    at: datetime
+    done: dict[Priority, Done] = {}
     waiting: dict[Priority, int] = {}
     oldest: dict[Priority, float] = {}
 
+    def of(self, priority: Priority) -> Self:
+        """This step with what was done of *priority* alone."""
+        done = self.done.get(priority, Done())
+        return msgspec.structs.replace(self, succeeded=done.succeeded, failed=done.failed, retried=done.retried)
 
-# Two small tables, of a row or four each minute; the last step is the one that has not ended.
+
+# Two small tables, of a row for each minute and priority; the last step is the one that has not ended.
 STEPS = """
 WITH step AS (
     SELECT generate_series(date_bin(%(step)s::interval, now(), 'epoch') - %(length)s::interval + %(step)s::interval,
                            date_bin(%(step)s::interval, now(), 'epoch'), %(step)s::interval) AS at
-), done AS (
-    SELECT date_bin(%(step)s::interval, at, 'epoch') AS at, sum(succeeded)::bigint AS succeeded,
+), ended AS (
+    SELECT date_bin(%(step)s::interval, at, 'epoch') AS at, priority, sum(succeeded)::bigint AS succeeded,
            sum(failed)::bigint AS failed, sum(retried)::bigint AS retried
     FROM taskflow.minutes
     WHERE at > now() - %(length)s::interval
-    GROUP BY 1
+    GROUP BY 1, 2
+), done AS (
+    SELECT at, sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed, sum(retried)::bigint AS retried,
+           json_object_agg(priority, json_build_object(
+               'succeeded', succeeded, 'failed', failed, 'retried', retried)) AS done
+    FROM ended
+    GROUP BY at
 ), deepest AS (
     SELECT date_bin(%(step)s::interval, at, 'epoch') AS at, priority, max(waiting) AS waiting,
            max(oldest_seconds) AS oldest
@@ -56,7 +76,7 @@ WITH step AS (
     GROUP BY at
 )
 SELECT step.at, coalesce(succeeded, 0) AS succeeded, coalesce(failed, 0) AS failed, coalesce(retried, 0) AS retried,
-       coalesce(waiting, '{}') AS waiting, coalesce(oldest, '{}') AS oldest
+       coalesce(done, '{}') AS done, coalesce(waiting, '{}') AS waiting, coalesce(oldest, '{}') AS oldest
 FROM step
 LEFT JOIN done USING (at)
 LEFT JOIN depth USING (at)

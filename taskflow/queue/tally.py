@@ -1,11 +1,12 @@
 """Tally: what was finished in each minute, and how the queues stood, for charts."""
 
 import time
+from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Final
 
 from taskflow.database import Connection
-from taskflow.model import Failed, Retry, Succeeded
+from taskflow.model import Failed, Outcome, Retry, Succeeded
 from taskflow.queue.record import Ended
 
 FLUSH: Final = 5.0
@@ -17,12 +18,17 @@ SAMPLE: Final = 60.0
 COUNTED: Final = 10_000
 """So many waiting tasks of a priority are counted."""
 
+KINDS: Final[dict[type[Outcome], str]] = {Succeeded: "succeeded", Failed: "failed", Retry: "retried"}
+
 # A sum that a crash of Postgres forgets is missed by nobody: this waits neither for the disk nor for a standby.
 ADD = """
-INSERT INTO taskflow.minutes AS minute (at, succeeded, failed, retried)
-SELECT date_trunc('minute', now()), %(succeeded)s::bigint, %(failed)s::bigint, %(retried)s::bigint
+INSERT INTO taskflow.minutes AS minute (at, priority, succeeded, failed, retried)
+SELECT date_trunc('minute', now()), given.*
+FROM unnest(%(priorities)s::taskflow.priority[], %(succeeded)s::bigint[], %(failed)s::bigint[], %(retried)s::bigint[])
+     AS given (priority, succeeded, failed, retried)
 WHERE set_config('synchronous_commit', 'off', true) = 'off'
-ON CONFLICT (at) DO UPDATE
+ORDER BY given.priority
+ON CONFLICT (at, priority) DO UPDATE
 SET succeeded = minute.succeeded + excluded.succeeded, failed = minute.failed + excluded.failed,
     retried = minute.retried + excluded.retried
 """
@@ -32,29 +38,30 @@ class Tally:
     """Outcomes that this process has recorded, and not yet written: with it, they die to the charts."""
 
     def __init__(self) -> None:
-        self.succeeded: int = 0
-        self.failed: int = 0
-        self.retried: int = 0
+        self._counts = Counter[tuple[str, str]]()
         self._flushed_at = time.monotonic()
 
     def add(self, batch: Iterable[Ended], recorded: Container[int]) -> None:
         """Count those of *batch* that were *recorded*."""
         for task, outcome in batch:
-            if task.id in recorded:
-                self.succeeded += isinstance(outcome, Succeeded)
-                self.failed += isinstance(outcome, Failed)
-                self.retried += isinstance(outcome, Retry)
+            if task.id in recorded and (kind := KINDS.get(type(outcome))):
+                self._counts[task.priority, kind] += 1
+
+    def add_succeeded(self, batch: Iterable[Ended]) -> None:
+        """Count *batch*, of which all have succeeded and were recorded."""
+        for priority, count in Counter([task.priority for task, _ in batch]).items():
+            self._counts[priority, "succeeded"] += count
 
     async def flush(self, conn: Connection) -> None:
         """Add the sums to this minute's; they are kept if that fails."""
         self._flushed_at = time.monotonic()
-        given = {"succeeded": self.succeeded, "failed": self.failed, "retried": self.retried}
-        if not any(given.values()):
+        given = Counter(self._counts)
+        priorities = sorted({priority for priority, _ in given})
+        if not priorities:
             return
-        await conn.execute(ADD, given)
-        self.succeeded -= given["succeeded"]
-        self.failed -= given["failed"]
-        self.retried -= given["retried"]
+        counts = {kind: [given[priority, kind] for priority in priorities] for kind in KINDS.values()}
+        await conn.execute(ADD, {"priorities": priorities, **counts})
+        self._counts -= given
 
     async def look(self, conn: Connection) -> None:
         """Flush if it is time: for who has no loop of his own."""

@@ -95,16 +95,16 @@ async def find_strays(conn: Connection, worker: int, known: Sequence[int], secon
 
 
 LEFT = """
-SELECT id, attempt, max_attempts, type
+SELECT id, attempt, max_attempts, type, priority::text
 FROM taskflow.tasks
 WHERE id = ANY (%(ids)s::bigint[]) AND worker_id = %(worker)s AND status = 'running'
 """
 
 
-async def find_left(conn: Connection, worker: int, ids: Sequence[int]) -> dict[int, tuple[int, int, str]]:
-    """Attempt, largest attempt and type of those of *ids* that *worker* runs."""
+async def find_left(conn: Connection, worker: int, ids: Sequence[int]) -> dict[int, tuple[int, int, str, str]]:
+    """Attempt, largest attempt, type and priority of those of *ids* that *worker* runs."""
     rows = await (await conn.execute(LEFT, {"worker": worker, "ids": list(ids)})).fetchall()
-    return {id: (attempt, max_attempts, type) for id, attempt, max_attempts, type in rows}
+    return {id: (attempt, most, type, priority) for id, attempt, most, type, priority in rows}
 
 
 DRAIN = """

@@ -171,7 +171,7 @@ class Finisher:
     def _tell(self, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
         """Count what was recorded, and log what did not simply succeed."""
         if len(recorded) == len(batch) and all(isinstance(outcome, Succeeded) for _, outcome in batch):
-            self._tally.succeeded += len(batch)
+            self._tally.add_succeeded(batch)
             return
         self._tally.add(batch, recorded)
         for task, outcome in batch:

@@ -40,11 +40,13 @@ FROM (SELECT number, now() - interval '9 s' * number AS at,
                   WHEN number % 4 = 0 AND number % 3 = 0 THEN 'failed' ELSE 'succeeded' END AS status
       FROM generate_series(1, 400) AS number) AS given;
 
-INSERT INTO taskflow.minutes (at, succeeded, retried, failed)
-SELECT date_trunc('minute', now()) - interval '1 minute' * ago,
-       round(420 + 260 * sin(ago / 90.0) + 90 * sin(ago / 3.0)), round(12 + 11 * sin(ago / 5.0)),
-       CASE WHEN ago BETWEEN 20 AND 31 THEN 60 ELSE ago % 5 END
-FROM generate_series(0, 1439) AS ago;
+INSERT INTO taskflow.minutes (at, priority, succeeded, retried, failed)
+SELECT date_trunc('minute', now()) - interval '1 minute' * ago, priority,
+       round(share * (420 + 260 * sin(ago / 90.0) + 90 * sin(ago / 3.0 + share))),
+       round(share * (12 + 11 * sin(ago / 5.0))),
+       CASE WHEN priority <> 'high' AND ago BETWEEN 20 AND 31 THEN 30 ELSE ago % 3 END
+FROM generate_series(0, 1439) AS ago,
+     (VALUES ('high'::taskflow.priority, 0.2), ('normal', 0.5), ('low', 0.3)) AS kind (priority, share);
 
 INSERT INTO taskflow.depths (at, priority, waiting, oldest_seconds)
 SELECT date_trunc('minute', now()) - interval '1 minute' * ago, priority, round(weight * (12 + 10 * sin(ago / 4.0))), 3
