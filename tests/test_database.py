@@ -1,6 +1,7 @@
 """Connections that are up, but on which nothing is written: standbys, ended sessions, commits that no standby has."""
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -78,7 +79,7 @@ async def talkative(dsn: str) -> AsyncGenerator[str]:
 async def test_a_transaction_on_a_session_that_was_ended_counts_as_away(conn: Connection, dsn: str):
     async with talkative(dsn) as way, await connect(way, "ended") as ended:
         await conn.execute("SELECT pg_terminate_backend(%s, 10000)", [ended.info.backend_pid])
-        await asyncio.sleep(0.1)  # until its last words have arrived
+        assert await asyncio.to_thread(select.select, [ended.fileno()], [], [], 30) != ([], [], [])  # its last words
         with pytest.raises(AWAY):
             async with ended.transaction():
                 pass

@@ -119,11 +119,13 @@ async def enqueue(settings: Mapping[str, str], types: Mapping[str, int]) -> None
     """Enqueue so many tasks of each type over HTTP, by a server with *settings*."""
     given = {name.lower(): value for name, value in settings.items()}
     async with served(settings["DATABASE_URL"], **given) as client:
-        await asyncio.gather(*(post(client, type) for type, count in types.items() for _ in range(count)))
+        at_once = asyncio.Semaphore(50)  # a slow machine shall not take longer for one than a request may
+        await asyncio.gather(*(post(client, type, at_once) for type, count in types.items() for _ in range(count)))
 
 
-async def post(client: httpx.AsyncClient, type: str) -> None:
-    answer = await client.post("/tasks", json={"name": type, "type": "anything", "payload": {"a": 1}}, timeout=30)
+async def post(client: httpx.AsyncClient, type: str, at_once: asyncio.Semaphore) -> None:
+    async with at_once:
+        answer = await client.post("/tasks", json={"name": type, "type": "anything", "payload": {"a": 1}}, timeout=30)
     assert answer.status_code == 200, answer.text
 
 

@@ -91,7 +91,7 @@ def test_outcomes_of_handlers_that_ended_while_postgres_was_away_are_recorded(ar
     tasks = [arena.database.enqueue("end_in_silence", {"seconds": 1}) for _ in range(20)]
     for task in tasks:
         arena.await_entry(task)
-    time.sleep(0.5)  # then the claims, whose commits are not waited for, are on disk
+    arena.database.conn.execute("CHECKPOINT")  # now the claims, whose commits are not waited for, are on disk
     arena.postgres.stop(how)
     time.sleep(1.5)
     arena.postgres.start()
