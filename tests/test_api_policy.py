@@ -98,6 +98,7 @@ async def test_limits_and_pauses_are_set_told_and_lifted(client: httpx.AsyncClie
     assert paused["paused_at"] is not None
     assert paused["pause_reason"] == "the mail server is down"
     await client.put("/limits/send_email", json={})
+    assert (await client.put("/limits/of_former_code", json={})).status_code == 200
     assert len((await client.get("/limits")).json()["limits"]) == 1
     assert (await client.post("/limits/send_email/resume")).json() == {"limits": []}
 
@@ -115,6 +116,8 @@ async def test_limits_and_pauses_are_set_told_and_lifted(client: httpx.AsyncClie
         ("PUT", "/limits/send_email", {"rate": 1, "rate_seconds": 0}, 400),
         ("PUT", "/limits/send_email", {"speed": 1}, 400),
         ("PUT", f"/limits/{'x' * 129}", {}, 400),
+        ("PUT", "/limits/send_emial", {"concurrency": 1}, 400),
+        ("POST", "/limits/send_emial/pause", {}, 400),
         ("POST", "/limits/send_email/pause", {"reason": 7}, 400),
         ("POST", "/limits/%00/pause", {}, 400),
         ("POST", "/queues/urgent/pause", {}, 404),

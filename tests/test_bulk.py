@@ -175,7 +175,7 @@ async def test_what_takes_longer_than_a_request_goes_on_with_the_next(
         ({"action": "explode", "filter": {}}, "action"),
         ({"action": "retry", "filter": {"status": "done"}}, "filter.status"),
         ({"action": "retry", "filter": {"status": "queued"}}, "filter.status"),
-        ({"action": "retry", "filter": {"statsu": "failed"}}, "statsu"),
+        ({"action": "retry", "filter": {"statsu": "failed"}}, "filter.statsu"),
         ({"action": "retry", "filter": []}, "filter"),
         ({"action": "retry", "filter": {"name": "\0"}}, "filter.name"),
         ({"action": "cancel", "filter": {}, "reason": "\0"}, "reason"),

@@ -13,7 +13,7 @@ from taskflow.api.body import check_text, decode
 from taskflow.api.media import media_type
 from taskflow.api.problems import QueueNotFound, SlowBody, UnsupportedMediaType, documented
 from taskflow.api.services import GET, ApiRequest, services
-from taskflow.errors import InvalidTask
+from taskflow.errors import InvalidTask, UnknownTaskType
 from taskflow.model import Limit, Priority
 from taskflow.queries import LimitView, QueueView, find_limits, find_queue_views
 from taskflow.queue.policy import pause, pause_type, resume, resume_type, set_limit
@@ -60,6 +60,7 @@ class Limits(Struct, frozen=True):
 
 _pause: Final = msgspec.json.Decoder(Pause)
 _limit: Final = msgspec.json.Decoder(LimitRequest)
+UNKNOWN: Final = UnknownTaskType("send_emial", ["send_email"])
 REFUSED: Final = (RequestEntityTooLarge(), UnsupportedMediaType(), SlowBody(), TimeoutError())
 
 
@@ -136,13 +137,16 @@ async def list_limits(request: ApiRequest) -> Limits:
     summary="Limit a task type",
     response_description="All limits",
     tags=["policy"],
-    responses=documented(InvalidTask("concurrency", "Expected `int`, got `str`"), *REFUSED),
+    responses=documented(InvalidTask("concurrency", "Expected `int`, got `str`"), UNKNOWN, *REFUSED),
 )
 async def limit_type(request: ApiRequest, type: Name) -> Limits:
-    """Replaces its limits; `{}` lifts them. What the code declares is set again by the next worker that starts."""
+    """Replaces its limits; `{}` lifts them, also those of a type that this server does not know any more.
+
+    What the code declares is set again by the next worker that starts.
+    """
     media_type(request, "application/json")
     asked = decode(_limit, await request.body(), "a limit")
-    name = _type(type)
+    name = _type(type) if asked == LimitRequest() else _known_type(request, type)
     async with services(request).pool.connection() as conn:
         await set_limit(conn, name, msgspec.convert(asked, Limit, from_attributes=True))
         return Limits(await find_limits(conn))
@@ -155,11 +159,11 @@ async def limit_type(request: ApiRequest, type: Name) -> Limits:
     summary="Pause a task type",
     response_description="All limits",
     tags=["policy"],
-    responses=documented(InvalidTask("reason", "Expected `str`, got `int`"), *REFUSED),
+    responses=documented(InvalidTask("reason", "Expected `str`, got `int`"), UNKNOWN, *REFUSED),
 )
 async def pause_tasks(request: ApiRequest, type: Name) -> Limits:
     """No more of its tasks are started; what runs goes on. The body may be left out."""
-    name, reason = _type(type), await _reason(request)
+    name, reason = _known_type(request, type), await _reason(request)
     async with services(request).pool.connection() as conn:
         await pause_type(conn, name, reason)
         return Limits(await find_limits(conn))
@@ -193,6 +197,13 @@ def _type(name: str) -> str:
     check_text("type", name)
     if not 1 <= len(name) <= 128:
         raise InvalidTask("type", "has 1 to 128 characters")
+    return name
+
+
+def _known_type(request: ApiRequest, name: str) -> str:
+    registry = services(request).registry
+    if registry.find(_type(name)) is None:
+        raise UnknownTaskType(name, registry.names())
     return name
 
 
