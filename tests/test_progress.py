@@ -222,7 +222,7 @@ async def test_workers_over_http_tell_and_go_on_likewise(client: httpx.AsyncClie
         ({"checkpoint": {"x": "\x00"}}, "progress[0].checkpoint"),
         ({"checkpoint": {"x": "y" * CHECKPOINT_LIMIT}}, "progress[0].checkpoint"),
         ({"message": "x" * 501}, "progress[0].message"),
-        ({"done": 5}, "done"),
+        ({"done": 5}, "progress[0].done"),
     ],
 )
 async def test_what_a_worker_over_http_tells_wrongly_is_refused(
