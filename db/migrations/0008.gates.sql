@@ -314,6 +314,7 @@ CREATE FUNCTION taskflow.admit(
 ) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET lock_timeout = '500ms' -- as a claim: SKIP LOCKED may wait, and locks are not taken in the order of ids
 AS $$
 DECLARE
     at text[] := gates;

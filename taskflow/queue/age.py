@@ -6,17 +6,22 @@ AGE = """
 UPDATE taskflow.tasks AS task
 SET priority = 'high', updated_at = now()
 WHERE task.id = ANY (ARRAY(
-        SELECT old.id
-        FROM unnest('{normal,low}'::taskflow.priority[]) AS lower (priority)
-        CROSS JOIN LATERAL (
-            SELECT waiting.id
-            FROM taskflow.tasks AS waiting
-            WHERE waiting.status = 'queued' AND NOT waiting.held AND waiting.priority = lower.priority
-              AND waiting.scheduled_at <= now() - make_interval(secs => %(seconds)s)
-            ORDER BY waiting.scheduled_at, waiting.id
-            LIMIT 1000
-            FOR UPDATE SKIP LOCKED
-        ) AS old
+        SELECT id
+        FROM taskflow.tasks
+        WHERE status = 'queued' AND NOT held AND priority IN ('normal', 'low')
+          AND id = ANY (ARRAY(
+                SELECT old.id
+                FROM unnest('{normal,low}'::taskflow.priority[]) AS lower (priority)
+                CROSS JOIN LATERAL (
+                    SELECT waiting.id
+                    FROM taskflow.tasks AS waiting
+                    WHERE waiting.status = 'queued' AND NOT waiting.held AND waiting.priority = lower.priority
+                      AND waiting.scheduled_at <= now() - make_interval(secs => %(seconds)s)
+                    ORDER BY waiting.scheduled_at, waiting.id
+                    LIMIT 1000
+                ) AS old))
+        ORDER BY id
+        FOR UPDATE SKIP LOCKED
     ))
 """
 

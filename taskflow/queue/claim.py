@@ -28,6 +28,9 @@ RANK: Final = {priority.value: rank for rank, priority in enumerate(Priority)}
 # `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
 # CASE: for `<> ALL` of unknown types, the planner expects that nothing is left, and does not walk the index.
 # A worker that was taken for gone claims nothing.
+# SKIP LOCKED waits all the same where a row was changed twice since the statement began; as tasks are locked in the
+# order of claiming, and others lock them by id, two may wait for each other. The claim gives in, before Postgres looks
+# for deadlocks (after a second) and takes it out on somebody else.
 CLAIM = """
 UPDATE taskflow.tasks AS task
 SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
@@ -48,9 +51,10 @@ WHERE task.id = ANY (ARRAY(
         ) AS due
         LIMIT %(limit)s
     ))
-    AND (SELECT set_config('synchronous_commit', 'off', true)
+    AND (SELECT set_config('synchronous_commit', 'off', true) = 'off'
+                AND set_config('lock_timeout', '500ms', true) = '500ms'
          FROM taskflow.workers
-         WHERE id = %(worker)s AND stopped_at IS NULL) = 'off'
+         WHERE id = %(worker)s AND stopped_at IS NULL)
 RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name, task.priority::text,
           date_part('epoch', task.scheduled_at)
 """
