@@ -1,4 +1,4 @@
-"""Lines: what handlers log, kept with their attempt where their task type asks for it."""
+"""Lines: what handlers log, kept with their attempt where their task type asks for it, or sent by HTTP workers."""
 
 import logging
 import re

@@ -280,7 +280,7 @@ def test_a_presence_is_steady_a_lease_after_its_start_and_after_an_outage(place:
 
 def test_a_presence_stays_steady_when_its_connection_is_cut_and_comes_back_at_once(place: Place):
     holder = place.start(lease=30)
-    holder.presence._steady_since -= 30  # pyright: ignore[reportPrivateUsage]
+    holder.presence._steady_since -= 15.1  # pyright: ignore[reportPrivateUsage]
     place.cut(holder)
     until(lambda: holder.wakes)
     assert place.beats(holder)

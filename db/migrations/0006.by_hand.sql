@@ -44,7 +44,7 @@ BEGIN
             ARRAY(
                 SELECT task.id
                 FROM taskflow.tasks AS task
-                WHERE task.status = 'failed'
+                WHERE task.status = 'failed' AND task.updated_at <= now() - make_interval(secs => $2)
                   AND task.id = ANY (ARRAY(
                         SELECT old.id
                         FROM taskflow.tasks AS old

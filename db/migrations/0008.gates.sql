@@ -305,7 +305,7 @@ $$;
 -- turns, for the order of the queue is the order in which tasks came into it. *ahead*: see taskflow.turn.
 --
 -- Whoever changes a task locks its row first and its holds then. So does this, and passes over what somebody else has
--- locked: it never waits for a task while it keeps another, and the next walk finds what is left.
+-- locked, and the next walk finds what is left.
 --
 -- The settings pin the plans: whatever statistics say of so lively a table, everything here is found by an index.
 CREATE FUNCTION taskflow.admit(

@@ -93,7 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
-        if self._is_in_message:
+        elif self._is_in_message:
             self._is_answered = not self._is_in_head and self._is_idle()
             self._arm()
 

@@ -45,7 +45,9 @@ class Ending(StrEnum):
 class LoggedLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a handler logged."""
 
-    text: Annotated[str, Meta(max_length=LONGEST, description="one line, or several with a traceback")]
+    text: Annotated[
+        str, Meta(description=f"one line, or several with a traceback; the first {LONGEST:,} characters are kept")
+    ]
     level: Annotated[str, Meta(min_length=1, max_length=16)] = "info"
     at: Annotated[Time | None, Meta(description="when, with a time zone; unless given, now")] = None
 
@@ -152,7 +154,7 @@ def _kept(result: Result) -> KeptLines:
     """The lines of *result* that have room."""
     tail, now = Tail(LINES), datetime.now(UTC)
     for line in result.logs:
-        tail.hear(Line(line.at or now, storable(line.level), storable(without_passwords(line.text))))
+        tail.hear(Line(line.at or now, storable(line.level), storable(without_passwords(line.text))[:LONGEST]))
     lines, left_out = tail.kept()
     return KeptLines(result.attempt, left_out, lines)
 

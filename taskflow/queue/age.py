@@ -9,6 +9,7 @@ WHERE task.id = ANY (ARRAY(
         SELECT id
         FROM taskflow.tasks
         WHERE status = 'queued' AND NOT held AND priority IN ('normal', 'low')
+          AND scheduled_at <= now() - make_interval(secs => %(seconds)s)
           AND id = ANY (ARRAY(
                 SELECT old.id
                 FROM unnest('{normal,low}'::taskflow.priority[]) AS lower (priority)

@@ -10,7 +10,8 @@ from taskflow.model import Status
 BATCH: Final = 1000
 
 # SKIP LOCKED waits all the same where a row was changed twice since the statement began. So rows are locked in the
-# order of their ids, as everybody does who locks several: nobody waits for one who waits for him.
+# order of their ids, as everybody does who locks several, but for claims and admissions, which give in: nobody waits
+# for one who waits for him. What a row must be is asked again when it is locked: it may have failed anew meanwhile.
 
 # Ids grow with time, so the old tasks are at the start of the primary key: no index on finished ones is needed.
 PRUNE_SUCCEEDED = """
@@ -28,7 +29,7 @@ WITH page AS MATERIALIZED (
         WHERE id = ANY (ARRAY(
                 SELECT id FROM page
                 WHERE status = 'succeeded' AND finished_at <= now() - make_interval(secs => %(age)s)))
-          AND status = 'succeeded'
+          AND status = 'succeeded' AND finished_at <= now() - make_interval(secs => %(age)s)
         ORDER BY id
         FOR UPDATE SKIP LOCKED))
 )
@@ -42,7 +43,8 @@ SELECT count(*), CASE WHEN count(*) > 0 THEN %(after)s::bigint END
 FROM taskflow.delete_final(ARRAY(
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'failed'
+    WHERE status = 'failed' AND updated_at <= now() - make_interval(secs => %(age)s)
+      AND finished_at <= now() - make_interval(secs => %(age)s)
       AND id = ANY (ARRAY(
             SELECT id
             FROM taskflow.tasks
@@ -59,7 +61,8 @@ SELECT count(*), CASE WHEN count(*) > 0 THEN %(after)s::bigint END
 FROM taskflow.delete_final(ARRAY(
     SELECT id
     FROM taskflow.tasks
-    WHERE status = 'cancelled'
+    WHERE status = 'cancelled' AND updated_at <= now() - make_interval(secs => %(age)s)
+      AND finished_at <= now() - make_interval(secs => %(age)s)
       AND id = ANY (ARRAY(
             SELECT id
             FROM taskflow.tasks

@@ -16,8 +16,8 @@ LONGEST_PAUSE: Final = 2.0
 SLACK: Final = 3.0
 """Seconds by which Postgres's own limit of a statement comes before ours."""
 
-# By an index, tasks are locked in the order of ids, as everybody does who locks several. A scan of a small table has
-# another order, and two who lock the same tasks could wait for each other.
+# By an index, tasks are locked in the order of ids, as all do who lock several and do not give in. A scan of a small
+# table has another order, and two who lock the same tasks could wait for each other.
 LIMITS: Final = {"lock_timeout": "5s", "jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 # The worker's statements have one good plan each. Planned anew for each batch, they cost 1 µs a task more; compiled,

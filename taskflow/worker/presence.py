@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Final
 
 import structlog
 
@@ -25,6 +26,9 @@ from taskflow.worker.names import BeatenName, LockedName, Name, Registration
 from taskflow.worker.session import Session
 
 log = structlog.get_logger(__name__)
+
+COMEBACK: Final = 3.0
+"""Seconds in which a worker that can reach Postgres again tells that it lives."""
 
 # A heartbeat waits neither for the disk nor for a standby: a server that forgets one will have the next.
 BEAT = """
@@ -131,7 +135,8 @@ class Presence:
 
     @property
     def is_steady(self) -> bool:
-        """Whether heartbeats came through all the last lease long: only then is the silence of others their own.
+        """Whether heartbeats came through all the last lease long, or half of it after the start: only then is the
+        silence of others their own.
 
         In an outage of the database nobody is heard, and whoever came back first, or starts at its end, would take all
         others for gone.
@@ -148,7 +153,10 @@ class Presence:
                 conn.close()
             self._registration.set_exception(error)
             return
-        self._last_beat = self._beaten_at = self._steady_since = time.monotonic()
+        self._last_beat = self._beaten_at = time.monotonic()
+        # Half a lease is enough for others to come back, if this is the end of an outage; whoever is gone is still
+        # rescued within a lease of his last beat, if this worker starts in his place.
+        self._steady_since = self._beaten_at - max(0.0, self._lease - max(self._lease / 2, COMEBACK))
         self._registration.set_result(registration)
         while True:
             try:
