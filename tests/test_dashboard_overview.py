@@ -31,7 +31,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 async def test_it_tells_what_needs_attention(conn: Connection, dsn: str, make_task: MakeTask):
     await make_task(Status.FAILED, type="<b>mail</b>", updated_at="now")
     await make_task(priority="low")
-    await conn.execute("DELETE FROM taskflow.workers; SELECT taskflow.pause('high', 'stocktaking')")
+    await conn.execute("DELETE FROM taskflow.workers; DELETE FROM taskflow.pauses; DELETE FROM taskflow.minutes")
+    await conn.execute("SELECT taskflow.pause('high', 'stocktaking')")
     await conn.execute(
         "INSERT INTO taskflow.minutes (at, priority, failed) VALUES (date_trunc('minute', now()), 'high', 7)"
     )
