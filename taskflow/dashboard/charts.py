@@ -72,7 +72,7 @@ def failing(*steps: Step) -> float:
     return failed / max(failed + sum(step.succeeded for step in steps), 1)
 
 
-class Done(NamedTuple):
+class Lane(NamedTuple):
     """What was done of one priority: in all, the share that failed, and both as a chart."""
 
     ended: int
@@ -80,11 +80,10 @@ class Done(NamedTuple):
     chart: Chart
 
 
-def done(steps: Sequence[Step], priority: Priority, span: Span) -> Done:
+def done(steps: Sequence[Step], priority: Priority, span: Span) -> Lane:
     """Throughput and failure rate of *priority*."""
     own = [step.of(priority) for step in steps]
-    ended = sum(step.succeeded + step.failed + step.retried for step in own)
-    return Done(ended, failing(*own), throughput(own, span))
+    return Lane(sum(step.ended for step in own), failing(*own), throughput(own, span))
 
 
 def depth(steps: Sequence[Step], priority: Priority) -> Chart:

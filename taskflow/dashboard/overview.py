@@ -42,7 +42,7 @@ class Overview(NamedTuple):
     @property
     def finished(self) -> int:
         """Attempts that ended in the span that is shown."""
-        return sum(step.succeeded + step.failed + step.retried for step in self.steps)
+        return sum(step.ended for step in self.steps)
 
 
 async def look(conn: Connection, span: Span, lease: float) -> Overview:

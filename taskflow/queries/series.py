@@ -29,6 +29,11 @@ class Done(Struct, frozen=True, kw_only=True):
     failed: int = 0
     retried: int = 0
 
+    @property
+    def ended(self) -> int:
+        """All of them."""
+        return self.succeeded + self.failed + self.retried
+
 
 class Step(Done, frozen=True, kw_only=True):
     """What was done from *at* on, in all and by priority.
