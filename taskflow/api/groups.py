@@ -63,6 +63,7 @@ _group: Final = msgspec.json.Decoder(GroupRequest)
         InvalidTask("callback.type", "unknown task type"),
         InvalidBatch([TaskError(index=3, field="payload.to", detail="Expected `str`, got `int`")], given=10),
         KeyReused(),
+        GroupNotFound(),
         RequestEntityTooLarge(),
         UnsupportedMediaType(),
         SlowBody(),

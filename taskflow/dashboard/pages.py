@@ -213,7 +213,7 @@ class Snapshots:
         at, answer = self._kept.get(key, (0.0, None))
         limit = LONGER if self._told < at < self._told + LONGER else KEPT
         if answer is None or (answer.done() and now - at >= limit):
-            self._kept = {key: kept for key, kept in self._kept.items() if not kept[1].done() or now - kept[0] < KEPT}
+            self._kept = {key: kept for key, kept in self._kept.items() if not kept[1].done() or now - kept[0] < LONGER}
             answer = asyncio.ensure_future(load())
             self._kept[key] = (time.monotonic(), answer)
         return await asyncio.shield(answer)
