@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import look
-from serving import api, is_problem
+from serving import api, is_problem, stored
 
 from taskflow.database import Connection
 
@@ -86,6 +86,40 @@ async def test_a_group_is_stored_whole_or_not_at_all(client: httpx.AsyncClient, 
     assert (await client.get("/groups/999999")).status_code == 404
     cursor = await conn.execute("SELECT FROM taskflow.tasks")
     assert cursor.rowcount == 3
+
+
+@pytest.mark.parametrize(
+    ("broken", "index"),
+    [(MAIL | {"after": [10**9]}, 1), (MAIL | {"unique_key": "taken"}, 1), (MAIL | {"payload": 7}, 1)],
+)
+async def test_a_group_names_the_task_at_fault_whoever_refuses_it(
+    client: httpx.AsyncClient, conn: Connection, broken: dict[str, object], index: int
+):
+    await client.post("/tasks", json=MAIL | {"unique_key": "taken"})
+    answer = await client.post("/groups", json={"tasks": [MAIL, broken, MAIL], "callback": MAIL})
+    assert is_problem(answer, 400), answer.text
+    assert [error["index"] for error in answer.json()["errors"]] == [index]
+    assert len(await stored(conn)) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "field"),
+    [
+        (MAIL | {"after": [1]}, "callback.after"),
+        (MAIL | {"unique_key": "taken"}, "callback.unique_key"),
+        (MAIL | {"unique_key": "free", "on_conflict": "existing"}, "callback.on_conflict"),
+        (MAIL | {"payload": {}}, "callback.payload"),
+        (MAIL | {"type": "unknown"}, "callback.type"),
+        (7, "callback"),
+    ],
+)
+async def test_a_group_names_what_is_wrong_with_its_callback(
+    client: httpx.AsyncClient, conn: Connection, broken: object, field: str
+):
+    await client.post("/tasks", json=MAIL | {"unique_key": "taken"})
+    answer = await client.post("/groups", json={"tasks": [MAIL], "callback": broken})
+    assert is_problem(answer, 400, field), answer.text
+    assert len(await stored(conn)) == 1
 
 
 async def test_limits_and_pauses_are_set_told_and_lifted(client: httpx.AsyncClient):

@@ -254,6 +254,14 @@ async def test_a_query_that_cannot_be_meant_is_refused_with_the_parameter(
     assert is_problem(await client.get(f"/tasks?{query}"), 400, field)
 
 
+@pytest.mark.parametrize("limit", ["0", "501", "ten", "1e2", "", "-1", "9" * 400])
+@pytest.mark.parametrize("path", ["/tasks", "/schedules"])
+async def test_a_wrong_limit_is_told_the_bounds(client: httpx.AsyncClient, path: str, limit: str):
+    answer = await client.get(path, params={"limit": limit})
+    assert is_problem(answer, 400, "limit")
+    assert answer.json()["detail"] == "limit: must be a whole number from 1 to 500"
+
+
 async def test_a_cursor_is_for_its_own_filter_and_order_only(client: httpx.AsyncClient, make_task: MakeTask):
     for _ in range(2):
         await make_task()

@@ -48,7 +48,7 @@ async def test_a_group_that_is_sent_again_is_the_same_group(client: httpx.AsyncC
     other = group | {"name": "another"}
     assert is_problem(await client.post("/groups", json=other, headers=keyed("k")), 422, "Idempotency-Key")
     broken = {"tasks": [LETTER | {"after": [10**15]}]}
-    assert is_problem(await client.post("/groups", json=broken, headers=keyed("l")), 400, "after")
+    assert is_problem(await client.post("/groups", json=broken, headers=keyed("l")), 400)
     assert (await client.post("/groups", json=group, headers=keyed("l"))).status_code == 200
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final
 
 import msgspec
+import psycopg
 from litestar import post
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Raw, Struct
@@ -173,8 +174,13 @@ async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
             await events.tell_within(conn, ids)
     except REFUSED as error:
         index = first + await find_refused(conn, tasks[first : first + LARGEST])
-        raise InvalidBatch([_error(index, refusal(error))], given=len(tasks)) from error
+        raise refused_at(index, error, given=len(tasks)) from error
     return ids
+
+
+def refused_at(index: int, error: psycopg.Error, given: int) -> InvalidBatch:
+    """What to tell of the task at *index*, of so many *given*, that Postgres refuses."""
+    return InvalidBatch([_error(index, refusal(error))], given)
 
 
 def _error(index: int, error: TaskflowError) -> TaskError:

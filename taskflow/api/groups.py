@@ -8,7 +8,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Meta, Raw, Struct
 
 from taskflow.api.auth import needs
-from taskflow.api.batch import read_tasks
+from taskflow.api.batch import find_refused, read_tasks, refused_at
 from taskflow.api.body import check_text, decode, read_task
 from taskflow.api.enqueuer import REFUSED, refusal
 from taskflow.api.media import media_type
@@ -22,10 +22,11 @@ from taskflow.api.problems import (
     UnsupportedMediaType,
     documented,
 )
-from taskflow.api.services import GET, ApiRequest, services
+from taskflow.api.services import GET, ApiRequest, Services, services
 from taskflow.api.tasks import TaskId, not_an_integer, read_id
 from taskflow.database import Connection
-from taskflow.errors import InvalidTask, KeyReused
+from taskflow.errors import InvalidTask, KeyReused, TaskflowError, UnknownTaskType
+from taskflow.model import NewTask, OnConflict
 from taskflow.queries import GroupView, find_group
 from taskflow.queue.group import enqueue_group, find_members
 from taskflow.scopes import Scope
@@ -82,18 +83,41 @@ async def add_group(request: ApiRequest) -> AddedGroup:
     tasks = await read_tasks(asked.tasks, given)
     callback = None
     if bytes(asked.callback) not in (b"", b"null"):
-        callback = read_task(bytes(asked.callback), given.registry, given.settings)
+        callback = _read_callback(bytes(asked.callback), given)
 
     async def store(conn: Connection) -> list[int]:
         try:
-            return [await enqueue_group(conn, tasks, callback, asked.name)]
+            async with conn.transaction():
+                return [await enqueue_group(conn, tasks, callback, asked.name)]
         except REFUSED as error:
-            raise refusal(error) from error
+            index = await find_refused(conn, tasks if callback is None else [*tasks, callback])
+            if index == len(tasks):
+                raise _of_callback(refusal(error)) from error
+            raise refused_at(index, error, given=len(tasks)) from error
 
     stored = None if key is None else await store_once(request, key, body, store)
     async with given.pool.connection() as conn, conn.transaction():
         (id,) = stored or await store(conn)
         return await _added(conn, id)
+
+
+def _read_callback(body: bytes, given: Services) -> NewTask:
+    """The task that *body* asks for; raises InvalidTask with its field as one of the group."""
+    try:
+        callback = read_task(body, given.registry, given.settings)
+    except (InvalidTask, UnknownTaskType, InvalidRequest) as error:
+        raise _of_callback(error) from error
+    if callback.after is not None:
+        raise InvalidTask("callback.after", "a callback waits for the tasks of its group, and for no others")
+    if callback.on_conflict is not OnConflict.REJECT:
+        raise InvalidTask("callback.on_conflict", "a batch can only reject")
+    return callback
+
+
+def _of_callback(error: TaskflowError) -> InvalidTask:
+    if isinstance(error, InvalidTask):
+        return InvalidTask(f"callback.{error.field}", error.problem)
+    return InvalidTask("callback.type" if isinstance(error, UnknownTaskType) else "callback", str(error))
 
 
 async def _added(conn: Connection, id: int) -> AddedGroup:

@@ -18,12 +18,15 @@ from taskflow.scopes import Scope
 
 T = TypeVar("T", bound=Struct)
 
+LARGEST_PAGE: Final = 500
+LIMIT_RULE: Final = f"limit: must be a whole number from 1 to {LARGEST_PAGE}"
+
 
 class ListRequest(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `GET /tasks` may be asked."""
 
     sort: Annotated[Sort, Meta(description="`-id`: newest first; `id`: oldest first")] = Sort.NEWEST
-    limit: Annotated[int, Meta(ge=1, le=500, description="tasks of one page")] = 50
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE, description="tasks of one page")] = 50
     cursor: Annotated[
         Annotated[str, Meta(max_length=64)] | None,
         Meta(description="the `next` of the page before, for the same filter and order"),
@@ -55,7 +58,7 @@ FILTER: Final = tuple(field.name for field in structs.fields(TaskFilter))
     summary="Find tasks",
     response_description="The tasks",
     tags=["tasks"],
-    responses=documented(InvalidRequest("limit: Expected `int` <= 500", "limit"), TimeoutError()),
+    responses=documented(InvalidRequest(LIMIT_RULE, "limit"), TimeoutError()),
 )
 async def list_tasks(request: ApiRequest) -> TaskPage:
     """Page by page, newest first. What a page costs is bounded, whatever it looks for."""
@@ -74,7 +77,7 @@ async def list_tasks(request: ApiRequest) -> TaskPage:
 
 
 def read_query(request: ApiRequest, kind: type[T]) -> T:
-    """What the query asks for, a struct of *kind*; raises InvalidRequest naming the parameter at fault."""
+    """What the query asks for, a struct of *kind* with a limit; raises InvalidRequest naming the parameter at fault."""
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name in given:
@@ -82,7 +85,9 @@ def read_query(request: ApiRequest, kind: type[T]) -> T:
         if "\ufffd" in value:
             raise InvalidRequest(f"{name}: not text in UTF-8", name)
         given[name] = value
-    if re.fullmatch("[0-9]{1,9}", given.get("limit", "")):
+    if "limit" in given:
+        if not re.fullmatch("[0-9]{1,9}", given["limit"]) or not 1 <= int(given["limit"]) <= LARGEST_PAGE:
+            raise InvalidRequest(LIMIT_RULE, "limit")
         given["limit"] = int(given["limit"])
     try:
         return msgspec.convert(given, kind)

@@ -12,7 +12,7 @@ from taskflow import schedules
 from taskflow.api.auth import needs
 from taskflow.api.body import check_text, decode
 from taskflow.api.enqueuer import REFUSED
-from taskflow.api.listing import read_query
+from taskflow.api.listing import LARGEST_PAGE, LIMIT_RULE, read_query
 from taskflow.api.media import media_type
 from taskflow.api.policy import Pause
 from taskflow.api.problems import InvalidRequest, SlowBody, UnsupportedMediaType, documented
@@ -41,7 +41,7 @@ _changes: Final = msgspec.json.Decoder(ScheduleChanges)
 class ListSchedules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `GET /schedules` may be asked."""
 
-    limit: Annotated[int, Meta(ge=1, le=500, description="schedules of one page")] = 100
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE, description="schedules of one page")] = 100
     after: Annotated[Annotated[str, Meta(max_length=128)] | None, Meta(description="the `next` of the page before")] = (
         None
     )
@@ -65,7 +65,7 @@ _pause: Final = msgspec.json.Decoder(Pause)
     summary="The schedules and their next ticks",
     response_description="The schedules",
     tags=["schedules"],
-    responses=documented(InvalidRequest("limit: Expected `int` <= 500", "limit"), TimeoutError()),
+    responses=documented(InvalidRequest(LIMIT_RULE, "limit"), TimeoutError()),
 )
 async def list_schedules(request: ApiRequest) -> SchedulePage:
     """By name, page by page."""
