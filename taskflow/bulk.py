@@ -23,6 +23,13 @@ BATCH: Final = 1_000
 COUNTED: Final = 10_000
 """Tasks counted by one step, at most."""
 
+LEAST: Final = 50
+MOST: Final = 1_000
+"""Tasks that one look of a preview reads: the first one few."""
+
+LONG: Final = 0.01
+"""Seconds that a look should not take."""
+
 
 class Action(StrEnum):
     """What can be done to many tasks."""
@@ -88,20 +95,46 @@ async def carry_out(
         cursor = progress.next
 
 
+class Pace:
+    """How many tasks the next look reads: as many as it can before it takes LONG, from memory or from a slow disk."""
+
+    def __init__(self) -> None:
+        self.rows = LEAST
+        self._since = time.monotonic()
+
+    def begin(self) -> int:
+        """A look begins, which may read so many."""
+        self._since = time.monotonic()
+        return self.rows
+
+    def end(self) -> None:
+        """It has ended."""
+        seconds = time.monotonic() - self._since
+        if seconds < LONG / 3:
+            self.rows = min(2 * self.rows, MOST)
+        elif seconds > LONG:
+            self.rows = max(self.rows // 2, LEAST)
+
+
 async def preview(conn: Connection, order: Order, cursor: Cursor, *, seconds: float) -> tuple[int, bool]:
     """Count what would be changed from *cursor* on, up to about COUNTED; with whether these are all.
 
     The newest are counted first: what waits is rather among them, behind all that has ended.
     """
     deadline, count, place = time.monotonic() + seconds, 0, Cursor(cursor.until + 1, cursor.until)
+    statuses, pace, goes_on = APPLIES_TO[order.action], Pace(), False
     while True:
-        found = await queries.find_ids(conn, order.filter, Sort.NEWEST, COUNTED, place, APPLIES_TO[order.action])
+        budget = pace.begin()
+        found = await queries.find_ids(
+            conn, order.filter, Sort.NEWEST, COUNTED, place, statuses, budget=budget, goes_on=goes_on
+        )
+        pace.end()
         count += sum(id > cursor.id for id in found.ids)
         if found.next is None or found.next.id <= cursor.id:
             return count, True
         if count >= COUNTED or time.monotonic() >= deadline:
             return count, False
-        place = found.next
+        place, goes_on = found.next, True
 
 
 async def step(conn: Connection, order: Order, cursor: Cursor, *, dry_run: bool = False) -> Progress:

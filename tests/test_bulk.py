@@ -81,6 +81,16 @@ async def test_a_preview_counts_the_newest_first_and_only_what_is_to_be_changed_
     assert await preview(conn, order(Action.DELETE), everything, seconds=60) == (len(old), True)
 
 
+def test_a_preview_reads_less_at_a_look_where_looks_take_long(monkeypatch: pytest.MonkeyPatch):
+    pace = bulk.Pace()
+    read = list[int]()
+    for long in [60, 60, 60, 0, 0, 0, 0]:
+        monkeypatch.setattr(bulk, "LONG", long)
+        read.append(pace.begin())
+        pace.end()
+    assert read == [50, 100, 200, 400, 200, 100, 50]
+
+
 async def test_it_goes_step_by_step_and_can_be_continued(
     conn: Connection, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ):

@@ -18,12 +18,13 @@ from taskflow.api.auth import shows
 from taskflow.api.body import check_text
 from taskflow.api.problems import InvalidRequest
 from taskflow.api.services import ApiRequest, services
+from taskflow.bulk import Pace
 from taskflow.dashboard.filters import count
 from taskflow.dashboard.pages import HOME, done, form_of, page, snapshot
 from taskflow.database import Connection
 from taskflow.model import Time
 from taskflow.queries import TaskSummary
-from taskflow.queries.failures import Failures, Place, find_failures, find_of_group
+from taskflow.queries.failures import SEEN, Failures, Place, find_failures, find_of_group
 from taskflow.queue.delete import delete_final
 from taskflow.queue.recover import retry_by_hand
 from taskflow.scopes import Scope
@@ -196,9 +197,11 @@ async def nothing(conn: Connection, ids: Sequence[int]) -> set[int]:
 
 async def walk(conn: Connection, group: Group, verb: Verb, deadline: float) -> tuple[int, bool]:
     """Do *verb* to the tasks that had failed when it began; how many, and whether that were all."""
-    number, place = 0, Place(await _now(conn), 0)
+    number, place, pace = 0, Place(await _now(conn), 0), Pace()
     while True:
-        found = await find_of_group(conn, group.type, group.kind, group.since, place, BATCH)
+        seen = pace.begin() if verb is nothing else SEEN
+        found = await find_of_group(conn, group.type, group.kind, group.since, place, BATCH, seen)
+        pace.end()
         if found.ids:
             changed = await verb(conn, sorted(found.ids))
             if verb is retry_by_hand:

@@ -121,11 +121,16 @@ LIMIT %(limit)s
 """
 
 
-async def find_of_group(conn: Connection, type: str, kind: str, since: Time, behind: Place, limit: int) -> SomeFailures:
-    """At most *limit* failures of a group that are not older than *since*, the newest behind a place first."""
+async def find_of_group(
+    conn: Connection, type: str, kind: str, since: Time, behind: Place, limit: int, seen: int = SEEN
+) -> SomeFailures:
+    """At most *limit* failures of a group that are not older than *since*, the newest behind a place first.
+
+    At most *seen* failures are read.
+    """
     values = {"type": type, "kind": kind, "since": since, "until": behind.updated_at, "before": behind.id}
-    rows = await (await conn.execute(OF_GROUP, values | {"seen": SEEN, "limit": limit})).fetchall()
+    rows = await (await conn.execute(OF_GROUP, values | {"seen": seen, "limit": limit})).fetchall()
     ids = [id for id, _, matches, _ in rows if matches]
-    if rows and (len(rows) == limit or rows[-1][3] == SEEN):
+    if rows and (len(rows) == limit or rows[-1][3] == seen):
         return SomeFailures(ids, Place(rows[-1][1], rows[-1][0]))
     return SomeFailures(ids, None)

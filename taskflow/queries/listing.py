@@ -171,16 +171,25 @@ async def find_ids(
     limit: int,
     cursor: Cursor | None = None,
     statuses: Sequence[Status] = tuple(Status),
+    *,
+    budget: int | None = None,
+    goes_on: bool = False,
 ) -> Found:
-    """At most *limit* tasks that meet *filter*, behind *cursor*; of the *statuses* only."""
+    """At most *limit* tasks that meet *filter*, behind *cursor*; of the *statuses* only.
+
+    *budget* is of this look, BUDGET unless given; with *goes_on*, an earlier look found that there are not few.
+    """
     wanted = [status for status in statuses if filter.status in {None, status}]
+    budget = BUDGET if budget is None else min(budget, BUDGET)
     values = await _values(conn, filter, sort, cursor)
-    values |= {"statuses": [status.value for status in wanted], "limit": limit + 1, "few": FEW + 1, "budget": BUDGET}
+    values |= {"statuses": [status.value for status in wanted], "limit": limit + 1, "few": FEW + 1, "budget": budget}
     if values["gates"] is not None:
-        values |= {"few": FEW // DEARER + 1, "budget": max(BUDGET // DEARER, 1)}
+        values |= {"few": FEW // DEARER + 1, "budget": max(budget // DEARER, 1)}
     until = cursor.until if cursor else LARGEST_ID
     is_last_read = False
-    if values["gates"] is not None:
+    if goes_on:
+        is_all, ids = False, list[int]()
+    elif values["gates"] is not None:
         ((is_all, ids),) = await (await conn.execute(OF_GATES, values)).fetchall()
     elif INDEXED.issuperset(wanted):
         ((is_all, ids),) = await (await conn.execute(OF_FEW, values)).fetchall()
