@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from commands import until
 from conftest import MakeTask, ask
+from msgspec import Raw
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -15,9 +17,11 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from serving import served_in_a_thread
 from support import Workers
 
-from taskflow import enqueue, tracing
+from taskflow import enqueue, schedules, tracing
 from taskflow.client import AsyncClient, BadRequest, Client
 from taskflow.database import Connection
+from taskflow.model import NewSchedule
+from taskflow.queue.tick import tick
 from taskflow.queue.trace import find_traces, forget_traces
 
 APP = """
@@ -144,6 +148,40 @@ async def test_the_client_the_server_and_the_task_are_one_trace(dsn: str, conn: 
         assert parent_of(server) == context(client_side).span_id
         assert [traces[id] for id in ids] == [traceparent(server)] * len(ids)
     assert attributes(spans.named("enqueue print_letter")[0])["messaging.batch.message_count"] == 2
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_group_and_its_callback_are_of_one_trace(dsn: str, conn: Connection, spans: Spans, kind: Any):
+    mail = {"type": "send_email", "payload": {"to": "ada"}}
+    with served_in_a_thread(dsn) as url:
+        client = kind(url, trust_env=False)
+        asked = client.enqueue_group([mail] * 2, {"type": "anything"})
+        group = asked if kind is Client else await asked
+        closed = client.close()
+        assert closed is None or await closed is None
+    server, client_side = spans.named("enqueue (several)")
+    assert parent_of(server) == context(client_side).span_id
+    ids = [*group.task_ids, group.callback_task_id]
+    assert await find_traces(conn, ids) == dict.fromkeys(ids, traceparent(server))
+
+
+async def test_each_tick_of_a_schedule_begins_a_trace_and_one_by_hand_goes_on_with_its_caller(
+    dsn: str, conn: Connection, spans: Spans
+):
+    given = NewSchedule(name="report", rule="every 1h", type="report", payload=Raw(b"{}"), max_attempts=3)
+    await schedules.create(conn, given)
+    await conn.execute("UPDATE taskflow.schedules SET next_tick = now() - interval '1 second'")
+    await tick(conn, [])
+    by_itself = spans.only("enqueue report")
+    ticked = await ask(conn, "SELECT last_task_id FROM taskflow.schedules")
+    caller = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    with served_in_a_thread(dsn) as url:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.post(f"{url}/schedules/report/run", headers=caller)
+    by_hand = answer.json()["added_task_id"]
+    asked = spans.named("enqueue report")[1]
+    assert (parent_of(by_itself), parent_of(asked)) == (None, 0x00F067AA0BA902B7)
+    assert await find_traces(conn, [ticked, by_hand]) == {ticked: traceparent(by_itself), by_hand: traceparent(asked)}
 
 
 async def test_traces_are_forgotten_by_age(conn: Connection, make_task: MakeTask):

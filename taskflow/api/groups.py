@@ -30,6 +30,7 @@ from taskflow.model import NewTask, OnConflict
 from taskflow.queries import GroupView, find_group
 from taskflow.queue.group import enqueue_group, find_members
 from taskflow.scopes import Scope
+from taskflow.tracing import sending, traced
 
 
 class GroupRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,19 +87,26 @@ async def add_group(request: ApiRequest) -> AddedGroup:
         callback = _read_callback(bytes(asked.callback), given)
 
     async def store(conn: Connection) -> list[int]:
-        try:
-            async with conn.transaction():
-                return [await enqueue_group(conn, tasks, callback, asked.name)]
-        except REFUSED as error:
-            index = await find_refused(conn, tasks if callback is None else [*tasks, callback])
-            if index == len(tasks):
-                raise _of_callback(refusal(error)) from error
-            raise refused_at(index, error, given=len(tasks)) from error
+        sent = [*tasks, *([callback] if callback else [])]
+        with sending([task.type for task in sent], request.headers) as headers:
+            return [await _store(conn, traced(sent, headers), len(tasks), asked.name)]
 
     stored = None if key is None else await store_once(request, key, body, store)
     async with given.pool.connection() as conn, conn.transaction():
         (id,) = stored or await store(conn)
         return await _added(conn, id)
+
+
+async def _store(conn: Connection, sent: list[NewTask], count: int, name: str | None) -> int:
+    """The id of a group of *count* tasks, what follows them in *sent* being its callback; raises what is refused."""
+    try:
+        async with conn.transaction():
+            return await enqueue_group(conn, sent[:count], sent[count] if len(sent) > count else None, name)
+    except REFUSED as error:
+        index = await find_refused(conn, sent)
+        if index == count:
+            raise _of_callback(refusal(error)) from error
+        raise refused_at(index, error, given=count) from error
 
 
 def _read_callback(body: bytes, given: Services) -> NewTask:

@@ -212,7 +212,7 @@ async def run_schedule(request: ApiRequest, name: ScheduleName) -> Added:
     """Beside its ticks, and also while it is paused."""
     check_name(name)
     async with services(request).pool.connection() as conn:
-        id = await run_now(conn, name)
+        id = await run_now(conn, name, request.headers)
     if id is None:
         raise NoSuchSchedule(name)
     return Added(id)

@@ -73,10 +73,12 @@ class Calls:
         idempotency_key: str | None = None,
     ) -> Steps[AddedGroup]:
         """Store all of *tasks* or none; the *callback* is one more task, which runs when all have ended."""
-        body = {"tasks": [_task(task) for task in tasks], "name": name}
-        body |= {} if callback is None else {"callback": _task(callback)}
-        ask = _once(Ask(method="POST", path="/groups", body=body), idempotency_key)
-        return msgspec.convert((yield from self._send(ask)), AddedGroup)
+        sent = [_task(task) for task in tasks]
+        last = [] if callback is None else [_task(callback)]
+        body = {"tasks": sent, "name": name} | ({"callback": last[0]} if last else {})
+        with sending([str(task.get("type")) for task in sent + last]) as headers:
+            ask = _once(Ask(method="POST", path="/groups", body=body, headers=headers), idempotency_key)
+            return msgspec.convert((yield from self._send(ask)), AddedGroup)
 
     @call
     def group(self, id: int) -> Steps[Group]:

@@ -66,7 +66,7 @@ async def run(request: ApiRequest) -> Redirect:
     """Enqueue its task beside its ticks."""
     name = await _name(request)
     async with services(request).pool.connection() as conn:
-        id = await run_now(conn, name)
+        id = await run_now(conn, name, request.headers)
     if id is None:
         return _failed(request, name, NoSuchSchedule(name))
     return done(request, f"Task {id} of schedule {name} is queued.", to=HERE, schedule=name, task_id=id)

@@ -68,13 +68,18 @@ async def enqueue_unique(conn: Connection, task: NewTask) -> Stored:
 
     Raises KeyTaken, or as enqueue_many does.
     """
+    values = {"task": _encoder.encode(task).decode(), "on_conflict": task.on_conflict.value}
     try:
-        cursor = await conn.execute(
-            ENQUEUE_UNIQUE, {"task": _encoder.encode(task).decode(), "on_conflict": task.on_conflict.value}
-        )
+        if task.traceparent is None:
+            return await _store_unique(conn, values)
+        async with conn.transaction():
+            stored = await _store_unique(conn, values)
+            await keep_traces(conn, [(stored.id, task.traceparent)])
+            return stored
     except UniqueViolation as error:
         raise KeyTaken(error.diag.message_primary or str(error)) from error
-    ((id, outcome),) = await cursor.fetchall()
-    if task.traceparent is not None:
-        await keep_traces(conn, [(id, task.traceparent)])
+
+
+async def _store_unique(conn: Connection, values: Mapping[str, str]) -> Stored:
+    ((id, outcome),) = await (await conn.execute(ENQUEUE_UNIQUE, values)).fetchall()
     return Stored(id, outcome)

@@ -6,6 +6,7 @@ import msgspec
 
 from taskflow.database import Connection
 from taskflow.model import NewTask
+from taskflow.queue.trace import keep_traces
 
 ENQUEUE_GROUP = "SELECT taskflow.enqueue_group(%(tasks)s::jsonb, %(callback)s::jsonb, %(name)s)"
 
@@ -15,7 +16,7 @@ async def enqueue_group(
 ) -> int:
     """Store *tasks* as a group, all or nothing; the group's id. *callback* is run when all have ended, however.
 
-    Raises what ``enqueue_many`` raises.
+    Raises what ``enqueue_many`` raises. Call it in a transaction if a task has a ``traceparent``.
     """
     values = {
         "tasks": msgspec.json.encode(tasks).decode(),
@@ -24,7 +25,19 @@ async def enqueue_group(
     }
     row = await (await conn.execute(ENQUEUE_GROUP, values)).fetchone()
     assert row is not None
-    return row[0]
+    (id,) = row
+    if any(task.traceparent for task in tasks):
+        await _keep_traces(conn, id, [*tasks, *([callback] if callback else [])])
+    return id
+
+
+CALLBACK = "SELECT callback_id FROM taskflow.groups WHERE id = %(id)s"
+
+
+async def _keep_traces(conn: Connection, id: int, tasks: Sequence[NewTask]) -> None:
+    ids = await find_members(conn, id)
+    ids += [task for (task,) in await (await conn.execute(CALLBACK, {"id": id})).fetchall() if task is not None]
+    await keep_traces(conn, [(id, task.traceparent) for id, task in zip(ids, tasks, strict=True)])
 
 
 MEMBERS = "SELECT task_id FROM taskflow.members WHERE group_id = %(id)s ORDER BY task_id"

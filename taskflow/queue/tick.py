@@ -1,6 +1,6 @@
 """Tick: a schedule's moment has come, and its task is enqueued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -8,6 +8,7 @@ from msgspec import Struct
 from taskflow.database import Connection
 from taskflow.errors import InvalidSchedule
 from taskflow.model import Missed
+from taskflow.queue.trace import trace_enqueued
 from taskflow.recurrence import parse_rule
 
 # What code declared is left to workers whose code still does.
@@ -31,14 +32,16 @@ WITH enqueued AS (
     FROM unnest(%(names)s::text[], %(ticks)s::timestamptz[]) AS tick (name, at)
     JOIN taskflow.schedules USING (name)
     ORDER BY tick.at
-    RETURNING name, id, scheduled_at
+    RETURNING name, type, id, scheduled_at
+), moved AS (
+    UPDATE taskflow.schedules AS schedule
+    SET next_tick = following.next_tick,
+        last_tick = coalesce((SELECT max(scheduled_at) FROM enqueued WHERE enqueued.name = schedule.name), last_tick),
+        last_task_id = coalesce((SELECT max(id) FROM enqueued WHERE enqueued.name = schedule.name), last_task_id)
+    FROM unnest(%(schedules)s::text[], %(next_ticks)s::timestamptz[]) AS following (name, next_tick)
+    WHERE schedule.name = following.name
 )
-UPDATE taskflow.schedules AS schedule
-SET next_tick = following.next_tick,
-    last_tick = coalesce((SELECT max(scheduled_at) FROM enqueued WHERE enqueued.name = schedule.name), last_tick),
-    last_task_id = coalesce((SELECT max(id) FROM enqueued WHERE enqueued.name = schedule.name), last_task_id)
-FROM unnest(%(schedules)s::text[], %(next_ticks)s::timestamptz[]) AS following (name, next_tick)
-WHERE schedule.name = following.name
+SELECT type, array_agg(id) FROM enqueued GROUP BY name, type
 """
 
 BREAK_OFF = """
@@ -82,7 +85,7 @@ async def tick(conn: Connection, declared: Sequence[str]) -> list[Ticked]:
             next_ticks.append((name, parsed.next_after(now)))
             ticked.append(Ticked(name, Missed(missed), first, now, len(due)))
         if next_ticks:
-            await conn.execute(
+            cursor = await conn.execute(
                 TICK,
                 {
                     "names": [name for name, _ in ticks],
@@ -91,6 +94,8 @@ async def tick(conn: Connection, declared: Sequence[str]) -> list[Ticked]:
                     "next_ticks": [at for _, at in next_ticks],
                 },
             )
+            for type, ids in await cursor.fetchall():
+                await trace_enqueued(conn, type, ids)
     return ticked
 
 
@@ -117,17 +122,25 @@ WITH enqueued AS (
            priority, max_attempts
     FROM taskflow.schedules
     WHERE name = %(name)s
-    RETURNING id
+    RETURNING id, type
 )
 UPDATE taskflow.schedules
 SET last_task_id = enqueued.id
 FROM enqueued
 WHERE name = %(name)s
-RETURNING enqueued.id
+RETURNING enqueued.id, enqueued.type
 """
 
 
-async def run_now(conn: Connection, name: str) -> int | None:
-    """Enqueue a task of the schedule *name*, paused or not, beside its ticks; the task's id, None: no such schedule."""
-    row = await (await conn.execute(RUN, {"name": name})).fetchone()
-    return None if row is None else row[0]
+async def run_now(conn: Connection, name: str, headers: Mapping[str, str] | None = None) -> int | None:
+    """Enqueue a task of the schedule *name*, paused or not, beside its ticks; the task's id, None: no such schedule.
+
+    *headers* are of the request that asks for it; they may carry a trace.
+    """
+    async with conn.transaction():
+        row = await (await conn.execute(RUN, {"name": name})).fetchone()
+        if row is None:
+            return None
+        id, type = row
+        await trace_enqueued(conn, type, [id], headers)
+    return id
