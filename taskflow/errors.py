@@ -1,6 +1,6 @@
 """Every error that Taskflow raises on purpose: one base, a message that says what to do, data as attributes."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 LONGEST_DELAY: Final = 366 * 86_400
@@ -16,9 +16,10 @@ class Fail(TaskflowError):
 
 
 class RetryAfter(TaskflowError):
-    """Raised by a handler: the attempt failed; the next one, if any are left, is due after *seconds*."""
+    """Raised by a handler: the attempt failed; the next one, if any are left, is due after *delay* (seconds)."""
 
-    def __init__(self, seconds: float, reason: str = "") -> None:
+    def __init__(self, delay: float | timedelta, reason: str = "") -> None:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
         if not 0 <= seconds <= LONGEST_DELAY:
             raise ValueError(f"a retry comes after 0 to {LONGEST_DELAY} seconds; got {seconds}")
         super().__init__(reason or f"try again in {seconds:g} s")

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from ctypes import CDLL
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,21 @@ def usage() -> list[tuple[Metric, list[Sample]]]:
         pages = int(STATM.read_text().split()[1])
         told.append((RESIDENT_BYTES, [((), pages * os.sysconf("SC_PAGE_SIZE"))]))
     return told
+
+
+def kill_started_by(pid: int) -> None:
+    """Kill what the process *pid* has started, and what that has (on Linux), also those that left its group."""
+    for started in list(_descendants(pid)):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(started, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from _descendants(child)
 
 
 def die_with(parent: int) -> None:

@@ -439,6 +439,39 @@ async def test_a_task_type_says_which_errors_are_retried(
         assert isinstance(await outcome_of(threads, work, **options), Retry if retried else Failed)
 
 
+GROUPS: list[tuple[list[Exception], dict[str, Any], bool]] = [
+    ([KeyError("k"), OSError("o")], {}, True),
+    ([KeyError("k"), Fail("no use")], {}, False),
+    ([RetryAfter(5), ExceptionGroup("inner", [Fail("no use")])], {}, False),
+    ([KeyError("k"), ConnectionResetError("gone")], {"no_retry_on": OSError}, False),
+    ([KeyError("k"), ConnectionResetError("gone")], {"retry_on": OSError}, False),
+    ([ConnectionResetError("gone")], {"retry_on": OSError}, True),
+    ([KeyError("k")], {"retry_on": ExceptionGroup}, True),
+    ([KeyError("k")], {"no_retry_on": ExceptionGroup}, False),
+]
+
+
+@pytest.mark.parametrize(("errors", "options", "retried"), GROUPS)
+async def test_a_group_of_errors_is_tried_again_if_each_of_them_were(
+    threads: ThreadPoolExecutor, errors: list[Exception], options: dict[str, Any], retried: bool
+):
+    for work in raising(ExceptionGroup("two steps", errors)):
+        outcome = await outcome_of(threads, work, **options)
+        assert isinstance(outcome, Retry | Failed)
+        assert isinstance(outcome, Retry) is retried
+        head, _, trace = outcome.error.partition("\n")
+        assert f"{type(errors[0]).__name__}: " in head
+        assert "Traceback" in trace
+
+
+async def test_of_a_group_of_errors_the_longest_delay_counts(threads: ThreadPoolExecutor):
+    for work in raising(ExceptionGroup("limits", [RetryAfter(5), RetryAfter(timedelta(minutes=1)), KeyError("k")])):
+        outcome = await outcome_of(threads, work)
+        assert isinstance(outcome, Retry)
+        assert outcome.delay == timedelta(minutes=1)
+        assert isinstance(await outcome_of(threads, work, claimed(attempt=5)), Failed)
+
+
 @pytest.mark.parametrize(("options", "kind"), [({}, Retry), ({"no_retry_on": TimeoutError}, Failed)])
 async def test_a_time_limit_is_an_error_like_others(options: dict[str, Any], kind: type[Outcome]):
     async def work() -> None: ...

@@ -51,8 +51,9 @@ def wrong(payload: dict):
 @task("hang", isolation="process", keep_logs=5)
 def hang(payload: dict, context: Context):
     child = subprocess.Popen(["sleep", "600"])
+    other = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True)
     logging.info("hanging")
-    context.save({"pids": [os.getpid(), child.pid]})
+    context.save({"pids": [os.getpid(), child.pid, other.pid, int(other.stdout.readline())]})
     while True:
         time.sleep(600)
 
@@ -87,7 +88,7 @@ def error(db: Database, id: int) -> str:
 
 
 def hanging(db: Database, id: int) -> list[int]:
-    """The processes of a handler that hangs: its own, and one that it has started."""
+    """The processes of a handler that hangs: its own, one that it has started, and two of another session."""
     told = until(lambda: db.rows("SELECT checkpoint FROM taskflow.progress WHERE task_id = %s", id))
     return told[0][0]["pids"]
 
@@ -162,11 +163,12 @@ def test_what_hangs_is_killed_at_its_limit_when_cancelled_and_at_the_end_of_the_
 
 def test_processes_die_with_a_worker_that_is_killed(db: Database, workers: Workers):
     worker = workers.start_ready("--app", "isolated")
-    handler, started_by_it = hanging(db, db.enqueue("hang"))
+    handler, *started_by_it = hanging(db, db.enqueue("hang"))
     kill(worker)
     await_gone(handler)
-    if not is_gone(started_by_it):  # where the kernel was faster than the handler's process itself
-        os.kill(started_by_it, signal.SIGKILL)
+    for pid in started_by_it:
+        if not is_gone(pid):  # where the kernel was faster than the handler's process itself
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_attempts_wait_for_a_process_which_is_renewed_now_and_then(db: Database, workers: Workers):

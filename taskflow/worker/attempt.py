@@ -4,11 +4,13 @@ import asyncio
 import inspect
 import random
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import structlog
@@ -155,22 +157,41 @@ def outcome_of_error(task: ClaimedTask, task_type: TaskType, error: BaseExceptio
     """What comes of an attempt whose handler raised *error*."""
     if isinstance(error, IsolatedFailure):
         return error.outcome
-    if isinstance(error, Fail):
-        return Failed(describe_error(error, with_trace=False))
-    if isinstance(error, RetryAfter):
-        told = describe_error(error, with_trace=False)
-        return Retry(told, timedelta(seconds=error.seconds)) if task.attempt < task.max_attempts else Failed(told)
-    if not task_type.retries(type(error)):
-        return Failed(describe_error(error))
-    described = describe_error(error, with_trace=not isinstance(error, HandlerDied))
+    described = describe_error(error, with_trace=not isinstance(error, Fail | RetryAfter | HandlerDied))
+    causes = list(causes_of(error))
+    others = [cause for cause in causes if not isinstance(cause, RetryAfter)]
+    if any(isinstance(cause, Fail) for cause in causes) or (others and not _retries(task_type, error, others)):
+        return Failed(described)
+    if delays := [cause.seconds for cause in causes if isinstance(cause, RetryAfter)]:
+        return Retry(described, timedelta(seconds=max(delays))) if _is_not_last(task) else Failed(described)
     return after_failure(task, task_type.backoff, described)
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """*error*, or the errors that it holds if it is a group, such as those of ``asyncio.TaskGroup``."""
+    unread = [error]
+    while unread:
+        one = unread.pop()
+        if isinstance(one, BaseExceptionGroup):
+            unread += reversed(cast("BaseExceptionGroup[BaseException]", one).exceptions)
+        else:
+            yield one
+
+
+def _retries(task_type: TaskType, error: BaseException, causes: list[BaseException]) -> bool:
+    """Whether *error* is tried again: a group if each of its *causes* were, or ``retry_on`` names groups."""
+    if any(isinstance(one, task_type.no_retry_on) for one in (error, *causes)):
+        return False
+    return isinstance(error, task_type.retry_on) or all(isinstance(one, task_type.retry_on) for one in causes)
 
 
 def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
     """Try again later while attempts are left."""
-    if task.attempt >= task.max_attempts:
-        return Failed(error)
-    return Retry(error, backoff.delay(task.attempt, random.random))
+    return Retry(error, backoff.delay(task.attempt, random.random)) if _is_not_last(task) else Failed(error)
+
+
+def _is_not_last(task: ClaimedTask) -> bool:
+    return task.attempt < task.max_attempts
 
 
 def describe_error(error: BaseException, context: str = "", *, with_trace: bool = True) -> str:
@@ -182,8 +203,13 @@ def describe_error(error: BaseException, context: str = "", *, with_trace: bool 
 
 
 def _message(error: BaseException) -> str:
+    """The message of *error*, and of a group the first lines of what it holds."""
     try:
-        return str(error)
+        if not isinstance(error, BaseExceptionGroup):
+            return str(error)
+        inner = islice(causes_of(cast("BaseExceptionGroup[BaseException]", error)), 10)
+        told = [f"{type(one).__name__}: {_message(one)}".partition("\n")[0] for one in inner]
+        return f"{error}: {'; '.join(told)}"
     except BaseException as broken:  # noqa: BLE001 – the user's __str__
         return f"(its message cannot be had: {type(broken).__name__})"
 

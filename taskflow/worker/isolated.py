@@ -17,7 +17,7 @@ from taskflow.context import Context
 from taskflow.errors import TaskflowError
 from taskflow.lines import heard_by
 from taskflow.model import Failed, Line, Retry
-from taskflow.process import die_with
+from taskflow.process import die_with, kill_started_by
 from taskflow.registry import Registry, load
 from taskflow.worker.attempt import call_sync, encode_result, outcome_of_error
 from taskflow.worker.wire import LENGTH, Broken, Ended, Job, Message, Ready, Said, Told, pack, read_job
@@ -40,6 +40,7 @@ class Channel:
         with self._link.makefile("rb") as stream:
             while head := stream.read(LENGTH.size):
                 jobs.put(read_job(stream.read(*LENGTH.unpack(head))))
+        kill_started_by(os.getpid())
         os.killpg(0, signal.SIGKILL)
 
 

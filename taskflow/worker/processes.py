@@ -18,6 +18,7 @@ from msgspec import Struct
 from taskflow.context import Context
 from taskflow.errors import HandlerDied
 from taskflow.model import Line
+from taskflow.process import kill_started_by
 from taskflow.worker.attempt import Attempt, IsolatedFailure
 from taskflow.worker.wire import LENGTH, Broken, Ended, Job, Message, Ready, Said, Told, pack, read_message
 
@@ -121,6 +122,8 @@ class Process:
     def kill(self) -> None:
         """End the process, and what it has started, at once."""
         self._writer.close()
+        if self.is_alive:
+            kill_started_by(self._process.pid)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
