@@ -1,6 +1,7 @@
 """Slots run attempts within their time limits, report each once, and are free again only when a handler has ended."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -12,7 +13,7 @@ from taskflow.logs import current_task
 from taskflow.model import ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import Registry
 from taskflow.worker import slots as slots_module
-from taskflow.worker.slots import OBEDIENCE, Slots
+from taskflow.worker.slots import OBEDIENCE, SHARE, Slots
 
 LIMIT = 15.0
 """The worker's own time limit in these tests, on a clock that stands still unless a test moves it."""
@@ -274,6 +275,27 @@ async def test_a_handler_that_waits_holds_up_none_of_its_batch(ground: Ground):
     ground.may_end.set()
     assert await ground.slots.wait_for_all(30)
     assert len(ground.outcomes) == 6
+
+
+async def test_an_answer_is_read_while_handlers_that_never_wait_are_still_running(ground: Ground):
+    postgres, worker = socket.socketpair()
+    ran_when_read: list[int] = []
+
+    @ground.registry.task("instant")
+    async def instant() -> None:
+        if not ground.reports:
+            postgres.send(b"!")
+
+    def read() -> None:
+        asyncio.get_running_loop().remove_reader(worker)
+        ran_when_read.append(len(ground.reports))
+
+    with postgres, worker:
+        asyncio.get_running_loop().add_reader(worker, read)
+        ground.slots.start([claimed(id, type="instant") for id in range(1, 4 * SHARE + 1)])
+        assert await ground.slots.wait_for_all(30)
+    assert SHARE <= ran_when_read[0] < 4 * SHARE
+    assert len(ground.outcomes) == 4 * SHARE
 
 
 async def test_a_handler_that_cancels_itself_or_waits_leaves_its_lane_to_nobody(ground: Ground):

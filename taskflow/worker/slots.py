@@ -23,6 +23,11 @@ log = structlog.get_logger(__name__)
 OBEDIENCE: Final = 5.0
 """Seconds in which a cancelled handler is expected to end."""
 
+SHARE: Final = 250
+"""Handlers that never wait run at most so many in a row before Postgres's answers are looked at again: until then its
+sessions have nothing to do.
+"""
+
 NO_SLOT: Final = "no slot was free for it"
 
 Report = Callable[[ClaimedTask, Outcome], None]
@@ -113,6 +118,8 @@ class Slots:
             self._was_late = True
             self._started = time.monotonic()
             free = min(free, 1)
+        elif not self._running:  # who does not wait needs no more
+            free = 1
         self._add_lanes(min(len(self._waiting), free))
 
     async def _run_lane(self) -> None:
@@ -120,7 +127,9 @@ class Slots:
         lane, turn, ended = asyncio.current_task(), self._turn, 0
         assert lane is not None
         began = now = time.monotonic()
-        while self._waiting and self._turn == turn and len(self._running) < self.size and now - began <= LATE:
+        while self._waiting and self._turn == turn and len(self._running) < self.size:
+            if ended >= SHARE or now - began > LATE:
+                break
             task = self._waiting.popleft()
             task_type = self._registry.find(task.type)
             limit = (task_type.timeout if task_type is not None else None) or self._time_out
