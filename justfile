@@ -60,7 +60,7 @@ soak *args:
 browser *args:
     uv run --frozen --group browser pytest tests/browser "$@"
 
-# Take the pictures of docs/dashboard.md anew.
+# Take the pictures of docs/dashboard.md anew, of the demo.
 screenshots into="docs/screenshots":
     PYTHONPATH=tests uv run --frozen --group browser python -m browser.screenshots "$1"
 

@@ -52,6 +52,7 @@ def test_the_demo_ends_when_its_samples_have_and_leaves_nothing_behind(home: Pat
     demo = run(home, "taskflow", "demo", "--exit", "--tasks", "6", SERVER_PORT=str(port := free_port()), **others)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert not processes_of(home)
+    assert demo.stdout.startswith(f"Dashboard  http://127.0.0.1:{port}/dashboard  in a few seconds\n")
     assert f"Open  http://127.0.0.1:{port}/dashboard" in demo.stdout
     assert f"Docs  http://127.0.0.1:{port}/schema" in demo.stdout
     assert "6 of 6 sample tasks are in a final state" in demo.stdout
@@ -77,8 +78,14 @@ def test_ctrl_c_in_a_terminal_stops_everything(home: Path):
         demo.expect("Everything stays up until Ctrl-C")
         roles = " ".join(processes_of(home).values())
         assert all(role in roles for role in ROLES), roles
-        count = "SELECT (SELECT count(*) FROM taskflow.groups), count(*) FROM taskflow.tasks WHERE type = 'make_report'"
-        assert run(home, "taskflow", "psql", "-Atc", count).stdout == "1|7\n", "there is more to see than the samples"
+        there_is = (
+            "SELECT (SELECT count(*) FROM taskflow.groups), (SELECT count(*) FROM taskflow.schedules),"
+            " (SELECT count(*) FROM taskflow.schedules WHERE paused_at IS NOT NULL),"
+            " (SELECT count(*) FROM taskflow.limits WHERE paused_at IS NOT NULL),"
+            " (SELECT count(DISTINCT at) >= 1439 FROM taskflow.minutes)"
+        )
+        seen = run(home, "taskflow", "psql", "-Atc", there_is).stdout
+        assert seen == "1|4|1|1|t\n", "each screen has something to show"
         demo.sendintr()
         demo.expect(pexpect.EOF)
         demo.wait()

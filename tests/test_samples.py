@@ -83,3 +83,15 @@ async def test_a_report_is_written_page_by_page_but_not_as_csv(monkeypatch: pyte
         "failed",
         "ReportFailed: page 3 cannot be written as csv",
     )
+
+
+async def test_an_import_breaks_off_twice_and_goes_on_where_it_did(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(samples, "PAGE_SECONDS", 0)
+    for attempt in (1, 2):
+        ran = await run_task_async("import_orders", {"shop": "Lisbon", "orders": 3}, attempt=attempt)
+        assert str(ran.error).startswith("ShopAway: the shop of Lisbon did not answer")
+        assert ran.status == "queued"
+    ran = await run_task_async("import_orders", {"shop": "Lisbon", "orders": 3}, attempt=3)
+    assert ran.result == {"orders": 3}
+    ran = await run_task_async("import_orders", {"shop": "Oslo", "is_closed": True})
+    assert (ran.status, ran.error) == ("failed", "Fail: this shop is closed for good")

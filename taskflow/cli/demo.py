@@ -64,24 +64,28 @@ def main(tasks: int, leave: bool) -> None:
 def run(settings: "Settings", console: "Console", stopper: Stopper, tasks: int, leave: bool) -> int:
     """Start everything, run *tasks* samples, and stop everything; the exit status."""
     from taskflow.cli.listening import listen
-    from taskflow.cli.samples import enqueue_samples, enqueue_showcase
+    from taskflow.cli.samples import enqueue_samples
+    from taskflow.cli.showcase import enqueue_showcase, make_up_a_past
     from taskflow.migrate import migrate
 
     url = f"http://{HOST}:{settings.server_port}"
     listen(HOST, settings.server_port, "SERVER_PORT").close()  # a taken port is told before anything is started
+    console.print(f"Dashboard  {url}/dashboard  in a few seconds")
     console.print(f"Starting PostgreSQL, the API and three workers; their logs are in {settings.taskflow_dir}/logs")
     with own_postgres(settings) as dsn:
         stopper.check()
         migrate(dsn)
+        if not leave:
+            make_up_a_past(dsn)
         with own_children(settings, dsn, console) as children:
             _await_api(url, children, stopper)
+            _introduce(console, url)
             ids: list[int] = []
             for id in enqueue_samples(url, tasks):
                 stopper.check()
                 ids.append(id)
             if not leave:
                 enqueue_showcase(url)
-            _introduce(console, url)
             final = _watch(console, dsn, ids, children, stopper)
             console.print(f"{final} of {tasks} sample tasks are in a final state")
             if not leave:

@@ -10,7 +10,7 @@ import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from taskflow.errors import TaskflowError
+from taskflow.cli.showcase import EMAIL, SampleRefused
 from taskflow.model import EVERYDAY, Priority, Status
 
 Counts = Mapping[tuple[Priority, Status], int]
@@ -18,14 +18,7 @@ Counts = Mapping[tuple[Priority, Status], int]
 
 SHOWN: Final = (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED)
 
-PAYLOADS: Final = {
-    "send_email": {"to": "someone@example.com", "subject": "Hello"},
-    "run_query": {"query": "SELECT 1"},
-}
-
-
-class SampleRefused(TaskflowError):
-    """The API did not take a sample task."""
+PAYLOADS: Final = {"send_email": EMAIL, "run_query": {"query": "SELECT 1"}}
 
 
 def enqueue_samples(url: str, count: int) -> Generator[int]:
@@ -38,36 +31,6 @@ def enqueue_samples(url: str, count: int) -> Generator[int]:
                 yield client.post("/tasks", json=task).raise_for_status().json()["added_task_id"]
             except httpx.HTTPError as error:
                 raise SampleRefused(f"the API did not take a sample task: {error}") from error
-
-
-def enqueue_showcase(url: str) -> None:
-    """POST what else there is to see: a group and what waits for it, failures, a delayed and a cancelled task."""
-    with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
-
-        def post(path: str, body: Any) -> Any:
-            try:
-                return client.post(path, json=body).raise_for_status().json()
-            except httpx.HTTPError as error:
-                raise SampleRefused(f"the API did not take a sample: {error}") from error
-
-        def email(name: str, **more: Any) -> dict[str, Any]:
-            return {"name": name, "type": "send_email", "payload": PAYLOADS["send_email"], **more}
-
-        reports = [_report(customer, pages) for pages, customer in enumerate(("Ada", "Grace", "Edsger"), 20)]
-        group = post("/groups", {"name": "reports of May", "tasks": reports, "callback": email("tell accounting")})
-        post("/tasks", email("archive the reports", after=group["added_task_ids"], priority="low"))
-        for number, customer in enumerate(("Barbara", "Tony", "Niklaus", "Frances"), 3):
-            post("/tasks", _report(customer, number, format="csv", max_attempts=1))
-        for tenant in ("acme", "globex"):
-            post("/tasks", email(f"newsletter of {tenant}", tenant=tenant))
-        post("/tasks", email("remind Ada", delay_seconds=3600, unique_key="remind Ada"))
-        twice = post("/tasks", email("welcome Ada again", delay_seconds=3600))
-        post(f"/tasks/{twice['added_task_id']}/cancel", {"reason": "ordered twice"})
-
-
-def _report(customer: str, pages: int, format: str = "pdf", **more: Any) -> dict[str, Any]:
-    payload = {"customer": customer, "pages": pages, "format": format, "month": "2026-05-01"}
-    return {"name": f"report for {customer}", "type": "make_report", "payload": payload, **more}
 
 
 COUNT: Final = """

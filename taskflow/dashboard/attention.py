@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+from urllib.parse import urlencode
 
 from taskflow.dashboard.filters import duration
 from taskflow.queries import LimitView, QueueView
@@ -9,6 +10,9 @@ from taskflow.stats import FAILING_COUNTED, FailingType, FleetStats, QueueStats
 
 OLD: Final = 300.0
 """Seconds after which a waiting task is told of."""
+
+
+WAITING: Final = "/dashboard/tasks?status=queued"
 
 
 class Concern(NamedTuple):
@@ -32,7 +36,7 @@ def concerns(
     if fleet.silent:
         found.append(Concern("bad", f"{_some(fleet.silent, 'worker')} silent beyond the lease", "/dashboard/workers"))
     for queue in queues:
-        name, waits = queue.priority.value, f"/dashboard/tasks?status=queued&priority={queue.priority.value}"
+        name, waits = queue.priority.value, f"{WAITING}&priority={queue.priority.value}"
         if queue.priority in paused or not queue.waiting:
             continue
         if not fleet.by_priority[queue.priority]:
@@ -45,10 +49,12 @@ def concerns(
         count = f"{one.failures:,}{'+' if one.failures >= FAILING_COUNTED else ''}"
         text = f"{count} {'task' if one.failures == 1 else 'tasks'} of type {one.type} failed in the last hour"
         found.append(Concern("bad", text, "/dashboard/failures"))
-    asleep = [(f"Priority {priority.value}", reason) for priority, reason in paused.items()]
-    asleep += [(f"Type {limit.type}", limit.pause_reason) for limit in limits if limit.paused_at is not None]
-    waits = "/dashboard/tasks?status=queued"
-    return found + [Concern("warn", f"{what} is paused{_because(why)}", waits) for what, why in asleep]
+    asleep = [("Priority", "priority", priority.value, reason) for priority, reason in paused.items()]
+    asleep += [("Type", "type", limit.type, limit.pause_reason) for limit in limits if limit.paused_at is not None]
+    return found + [
+        Concern("warn", f"{what} {name} is paused{_because(why)}", f"{WAITING}&{urlencode({field: name})}")
+        for what, field, name, why in asleep
+    ]
 
 
 def _some(count: int, what: str) -> str:
