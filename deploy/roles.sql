@@ -77,6 +77,7 @@ GRANT EXECUTE ON FUNCTION
     taskflow.enqueue_unique(jsonb, text),
     taskflow.prune_keys(integer),
     taskflow.enqueue_many(jsonb),
+    taskflow.check_many(jsonb),
     taskflow.enqueue_held(jsonb),
     taskflow.enqueue_group(jsonb, jsonb, text),
     taskflow.key_gate(text, text),

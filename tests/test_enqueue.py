@@ -182,6 +182,37 @@ async def test_an_enqueue_tells_nobody_while_no_worker_is_idle(conn: Connection,
     assert await ears.heard() == []
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("""enqueue_many('[{"type": "t"}, {"type": "t", "delay_seconds": 60}]')""", "delay_seconds: is no field"),
+        (
+            """enqueue_many('[{"type": "t", "unique_key": "k", "on_conflict": "existing"}]')""",
+            "on_conflict: many tasks",
+        ),
+        (
+            """enqueue_many('[{"type": "t", "order_key": "k", "after_failure": "go on"}]')""",
+            "after_failure: is neither",
+        ),
+        ("""enqueue_group('[{"type": "t"}]', '{"type": "t", "priorty": "low"}')""", "priorty: is no field"),
+        ("enqueue_group('[]')", "tasks: a group has at least one"),
+        ("enqueue('t', on_conflict => 'existing')", "on_conflict: is for tasks with a unique_key"),
+        ("set_limit('t', rate => 1, rate_seconds => 'NaN')", "limits_rate_seconds_check"),
+        ("pause_type('')", "limits_type_check"),
+    ],
+)
+async def test_sql_refuses_what_the_api_refuses(conn: Connection, call: LiteralString, said: str):
+    with pytest.raises((psycopg.DataError, psycopg.IntegrityError), match=said):
+        await ask(conn, "SELECT taskflow." + call)
+    assert await count(conn) == 0
+
+
+async def test_a_delay_of_many_tasks_counts_from_the_database_s_clock(conn: Connection):
+    await conn.execute("""SELECT taskflow.enqueue_many('[{"type": "t"}, {"type": "t", "delay": 60}]')""")
+    delays = "SELECT array_agg(extract(epoch FROM scheduled_at - created_at)::integer ORDER BY id) FROM taskflow.tasks"
+    assert await ask(conn, delays) == [0, 60]
+
+
 @pytest.mark.parametrize("idle", [[HIGH], [LOW, TEST], [*EVERYDAY]])
 async def test_an_enqueue_wakes_the_idle_workers_of_its_priority_and_no_others(
     conn: Connection, ears: Ears, idler: Connection, idle: Sequence[Priority]

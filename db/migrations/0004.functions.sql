@@ -20,6 +20,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
     id bigint;
 BEGIN
+    IF unique_key IS NULL AND on_conflict <> 'reject' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'on_conflict: is for tasks with a unique_key';
+    END IF;
     IF unique_key IS NULL AND num_nonnulls(after, order_key, tenant, limit_key) > 0 THEN
         RETURN taskflow.enqueue_held(jsonb_build_array(jsonb_build_object(
             'type', $1, 'payload', $2, 'name', $3, 'priority', $4, 'max_attempts', $5, 'scheduled_at', $6,
@@ -40,11 +43,31 @@ BEGIN
 END
 $$;
 
--- Many tasks in one statement: a JSON array of objects with the parameters of taskflow.enqueue as keys. All or nothing;
--- the ids come in the array's order. A thousand tasks a call are as fast as it gets.
+-- Refuse keys that tell nothing of a task, such as a misspelt one, and what many tasks at once cannot do.
+CREATE FUNCTION taskflow.check_many(tasks jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    wrong text;
+BEGIN
+    SELECT key INTO wrong
+    FROM jsonb_array_elements(tasks) AS task CROSS JOIN jsonb_object_keys(task) AS key
+    WHERE key NOT IN ('type', 'payload', 'name', 'priority', 'max_attempts', 'scheduled_at', 'delay', 'after',
+                      'after_failure', 'order_key', 'tenant', 'limit_key', 'unique_key', 'on_conflict', 'traceparent')
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s: is no field of a task', wrong);
+    ELSIF tasks @? '$[*].on_conflict ? (@ != "reject")' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'on_conflict: many tasks can only reject';
+    END IF;
+END
+$$;
+
+-- Many tasks in one statement: a JSON array of objects with the parameters of taskflow.enqueue as keys, and delay in
+-- seconds. All or nothing; the ids come in the array's order. A thousand tasks a call are as fast as it gets.
 CREATE FUNCTION taskflow.enqueue_many(tasks jsonb) RETURNS SETOF bigint
 LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM taskflow.check_many(tasks);
     IF jsonb_path_exists(tasks, '$[*] ? (exists (@.after) || exists (@.order_key) || exists (@.tenant)
                                          || exists (@.limit_key) || exists (@.unique_key))') THEN
         RETURN QUERY SELECT taskflow.enqueue_held(tasks);
@@ -53,12 +76,13 @@ BEGIN
     RETURN QUERY
     INSERT INTO taskflow.tasks (type, payload, name, priority, max_attempts, scheduled_at)
     SELECT given.type, coalesce(given.payload, '{}'), coalesce(given.name, given.type),
-           coalesce(given.priority, 'normal'), coalesce(given.max_attempts, 5), coalesce(given.scheduled_at, now())
+           coalesce(given.priority, 'normal'), coalesce(given.max_attempts, 5),
+           coalesce(given.scheduled_at, now() + make_interval(secs => given.delay), now())
     FROM ROWS FROM (
             jsonb_to_recordset($1)
             AS (type text, payload jsonb, name text, priority taskflow.priority, max_attempts integer,
-                scheduled_at timestamptz)
-         ) WITH ORDINALITY AS given (type, payload, name, priority, max_attempts, scheduled_at, position)
+                scheduled_at timestamptz, delay double precision)
+         ) WITH ORDINALITY AS given (type, payload, name, priority, max_attempts, scheduled_at, delay, position)
     ORDER BY given.position
     RETURNING id;
 END

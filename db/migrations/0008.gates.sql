@@ -28,12 +28,12 @@ CREATE INDEX holds_passed ON taskflow.holds (gate, task_id) WHERE state = 'passe
 
 -- What is asked of all tasks of a type. A row without a limit and without a pause is deleted.
 CREATE TABLE taskflow.limits (
-    type                text PRIMARY KEY,
+    type                text PRIMARY KEY CHECK (length(type) BETWEEN 1 AND 128),
     concurrency         integer CHECK (concurrency >= 0),         -- so many run, or are about to, at once
     concurrency_per_key integer CHECK (concurrency_per_key >= 0), -- the same for each limit_key
     rate                integer CHECK (rate >= 1),                -- so many start in rate_seconds: a bucket of tokens
     rate_per_key        integer CHECK (rate_per_key >= 1),        -- the same for each limit_key
-    rate_seconds        double precision NOT NULL DEFAULT 1 CHECK (rate_seconds > 0),
+    rate_seconds        double precision NOT NULL DEFAULT 1 CHECK (rate_seconds > 0 AND rate_seconds <= 1e9),
     paused_at           timestamptz,
     pause_reason        text,
     is_declared         boolean NOT NULL DEFAULT false,           -- by @task(limit=…); workers keep it up to date
@@ -89,6 +89,8 @@ BEGIN
     LIMIT 1;
     IF FOUND THEN
         RAISE foreign_key_violation USING MESSAGE = format('after: there is no task %s', missing);
+    ELSIF tasks @? '$[*].after_failure ? (@ != "cancel" && @ != "run" && @ != null)' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'after_failure: is neither cancel nor run';
     END IF;
     WITH given AS MATERIALIZED (
         SELECT *
@@ -667,6 +669,10 @@ DECLARE
     callback_id bigint;
     group_id bigint;
 BEGIN
+    PERFORM taskflow.check_many(CASE WHEN callback IS NULL THEN tasks ELSE tasks || jsonb_build_array(callback) END);
+    IF cardinality(ids) = 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'tasks: a group has at least one';
+    END IF;
     IF callback IS NOT NULL THEN
         callback_id := taskflow.enqueue_held(jsonb_build_array(
             callback || jsonb_build_object('after', to_jsonb(ids), 'after_failure', 'run')));
