@@ -11,7 +11,8 @@
 --   taskflow_readonly  people and dashboards
 --
 -- Nobody but the owner can change or delete the attempts that a task has left behind, or what a task was asked to do.
--- Two functions do for others what they may not do themselves: give a queued task another priority, delete a final one.
+-- Some functions do for others what they may not do themselves: give a queued task another priority, delete a final
+-- one, note who is idle.
 
 DO $$
 DECLARE
@@ -25,17 +26,19 @@ BEGIN
 END
 $$;
 
--- Everything belongs to the owner, what later migrations made as well. Sequences and indexes follow their tables.
+-- Everything belongs to the owner, what later migrations made as well. Indexes and columns' sequences follow their tables.
 ALTER SCHEMA taskflow OWNER TO taskflow_owner;
 DO $$
 DECLARE
     statement text;
 BEGIN
     FOR statement IN
-        SELECT format('ALTER %s %s OWNER TO taskflow_owner', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
-                      oid::regclass)
+        SELECT format('ALTER %s %s OWNER TO taskflow_owner',
+                      CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
         FROM pg_class
-        WHERE relnamespace = 'taskflow'::regnamespace AND relkind IN ('r', 'p', 'v')
+        WHERE relnamespace = 'taskflow'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
+          AND NOT (relkind = 'S' AND EXISTS (
+              SELECT FROM pg_depend WHERE objid = pg_class.oid AND classid = 'pg_class'::regclass AND refobjsubid > 0))
         UNION ALL
         SELECT format('ALTER ROUTINE %s OWNER TO taskflow_owner', oid::regprocedure)
         FROM pg_proc
@@ -85,7 +88,11 @@ GRANT EXECUTE ON FUNCTION
     taskflow.wake(taskflow.priority),
     taskflow.notify(text, text),
     taskflow.somebody_is_idle(taskflow.priority),
+    taskflow.note_all_busy(taskflow.priority),
     taskflow.idle_key(taskflow.priority)
+    TO taskflow_api, taskflow_worker;
+GRANT SELECT ON SEQUENCE
+    taskflow.all_busy_high, taskflow.all_busy_normal, taskflow.all_busy_low, taskflow.all_busy_test
     TO taskflow_api, taskflow_worker;
 
 -- Cancel and re-queue.
@@ -106,6 +113,7 @@ GRANT EXECUTE ON FUNCTION
     TO taskflow_api, taskflow_worker;
 
 -- Claim, finish, and be present.
+GRANT EXECUTE ON FUNCTION taskflow.be_idle(taskflow.priority) TO taskflow_worker;
 GRANT UPDATE (attempt, result) ON taskflow.tasks TO taskflow_worker;
 GRANT INSERT, UPDATE ON taskflow.progress TO taskflow_worker;
 GRANT INSERT ON taskflow.lines TO taskflow_worker;

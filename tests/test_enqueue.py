@@ -1,5 +1,6 @@
 """Enqueue: from Python, by taskflow.enqueue, or by a plain INSERT; and who is woken by it."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
@@ -278,6 +279,49 @@ async def test_an_idle_worker_whose_session_was_killed_is_not_woken(conn: Connec
     await ask(conn, "SELECT pg_terminate_backend(%s, 60000)", idler.info.backend_pid)
     await enqueue(conn, *EVERYDAY)
     assert await ears.heard() == []
+
+
+NOTED: LiteralString = "SELECT pg_sequence_last_value(taskflow.all_busy('normal')) IS NOT NULL"
+NOTE: LiteralString = "SELECT taskflow.note_all_busy('normal') WHERE NOT taskflow.somebody_is_idle('normal')"
+
+
+async def test_once_an_enqueue_has_found_all_workers_busy_the_others_do_not_ask_until_one_is_idle(
+    conn: Connection, connections: Connect, ears: Ears, idler: Connection
+):
+    await be_idle(idler, [NORMAL])
+    await enqueue(conn, NORMAL)
+    assert await ears.heard() == ["normal"]
+    assert not await ask(conn, NOTED)
+    await be_busy(idler, [NORMAL])
+    await enqueue(conn, NORMAL)
+    assert await ask(conn, NOTED)
+    (holder,) = await connections(1)  # whoever asks sees its lock
+    await holder.execute("SELECT pg_advisory_lock_shared(1952543595, taskflow.idle_key('normal'))")
+    await enqueue(conn, NORMAL)
+    assert await ears.heard() == []
+    await be_idle(idler, [NORMAL])
+    await enqueue(conn, NORMAL)
+    assert await ears.heard() == ["normal"]
+
+
+async def test_a_worker_that_becomes_idle_while_others_note_that_all_are_busy_is_woken(
+    conn: Connection, connections: Connect, ears: Ears, idler: Connection
+):
+    enqueuers = await connections(4)
+    for _ in range(200):
+        await asyncio.gather(*(enqueuer.execute(NOTE) for enqueuer in enqueuers), be_idle(idler, [NORMAL]))
+        assert not await ask(conn, NOTED)
+        await enqueue(conn, NORMAL)
+        assert await ears.heard() == ["normal"]
+        await be_busy(idler, [NORMAL])
+
+
+async def test_a_role_that_may_insert_needs_no_other_right_to_wake_workers(conn: Connection, idler: Connection):
+    await be_idle(idler, [NORMAL])
+    async with conn.transaction(force_rollback=True):
+        await conn.execute("CREATE ROLE producer; GRANT USAGE ON SCHEMA taskflow TO producer")
+        await conn.execute("GRANT INSERT ON taskflow.tasks TO producer; SET LOCAL ROLE producer")
+        await conn.execute("INSERT INTO taskflow.tasks (name, type) VALUES ('n', 't')")
 
 
 async def test_looking_for_an_idle_worker_leaves_no_lock_behind(conn: Connection, ears: Ears, idler: Connection):

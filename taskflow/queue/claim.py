@@ -119,7 +119,7 @@ async def seconds_until_due(conn: Connection, priorities: Sequence[Priority]) ->
 
 
 BE_IDLE = """
-SELECT pg_advisory_lock_shared(1952543595, taskflow.idle_key(priority))
+SELECT taskflow.be_idle(priority)
 FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
 """
 
