@@ -30,6 +30,7 @@ from taskflow.dashboard import (
     workers,
 )
 from taskflow.dashboard.pages import HOME, Snapshots, check_form
+from taskflow.dashboard.pulse import Pulse
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 
@@ -75,6 +76,7 @@ def create_app(settings: Settings, dsn: str, registry: Registry) -> Litestar:
     pages = [*api.options([first_page]), first_page, screens]
     app = api.create_app(settings, dsn, registry, pages=pages, templates=_templates())
     app.state["snapshots"] = Snapshots()
+    app.state["pulse"] = Pulse()
     return app
 
 

@@ -15,6 +15,7 @@ from taskflow.api.services import ApiRequest, services
 from taskflow.api.timing import take_time
 from taskflow.api.watch import Told, Watch
 from taskflow.dashboard.pages import Snapshots
+from taskflow.dashboard.pulse import Pulse
 from taskflow.scopes import Scope
 
 PAUSE: Final = 1.0
@@ -36,7 +37,8 @@ async def live(request: ApiRequest) -> Stream:
 
 async def _changes(request: ApiRequest, watch: Watch, inbox: Inbox[Told]) -> AsyncGenerator[bytes]:
     snapshots: Snapshots = request.app.state["snapshots"]
-    with attending(request, watch, inbox):
+    pulse: Pulse = request.app.state["pulse"]
+    with attending(request, watch, inbox), pulse.felt(services(request).pool, inbox):
         yield ALIVE
         reader = Reader(request, inbox)
         while not inbox.is_closed:

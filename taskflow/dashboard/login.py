@@ -40,13 +40,14 @@ async def login(request: ApiRequest) -> Redirect | Template:
 @post("/logout", **open_to_all())
 async def logout(request: ApiRequest) -> Redirect:
     """End the session."""
-    if read := sessions.read_session(cookie_of(request.scope)):
+    given, cookie = services(request), cookie_of(request.scope)
+    token = await given.keyring.find_by_session(cookie)
+    if read := sessions.read_session(cookie):
         id, secret = read
-        given = services(request)
         async with given.pool.connection() as conn:
             await sessions.end(conn, id, secret)
         given.keyring.forget()
-    answer = done(request, "Logged out.", to=f"{HOME}/login")
+    answer = done(request, "Logged out.", to=f"{HOME}/login", session_of=token and token.name)
     answer.set_cookie(session_cookie(new_secret(), None))
     return answer
 

@@ -153,7 +153,8 @@ async def act(request: ApiRequest, id: FromPath[str], action: FromPath[str]) -> 
     if not changed:
         why = "it is not as it was, or another task has its unique key"
         return done(request, f"Nothing was changed: {why}.", to=to, kind="bad", task=number)
-    return done(request, f"Task {number} {DONE[action]}.", to=to, task=number, change=action)
+    about = {"to": form["to"]} if action == Action.REPRIORITISE else {}
+    return done(request, f"Task {number} {DONE[action]}.", to=to, task=number, change=action, **about)
 
 
 async def change(conn: Connection, id: int, action: str, reason: str, to: str) -> set[int]:

@@ -1,6 +1,7 @@
-// Regions with an id and data-live are replaced by what the server renders now: soon after a change, at most once a
-// second, and every five seconds anyway. A region that somebody works in (focus, an open dialog) is left alone.
-const AFTER = 500, PAUSE = 1000, ANYWAY = 5000;
+// Regions with an id and data-live are replaced by what the server renders now: half a second after a word of a change,
+// which comes once a second at most, and every five seconds anyway. A region that somebody works in (focus, an open
+// dialog) is left alone.
+const AFTER = 500, PAUSE = 500, ANYWAY = 5000;
 
 export function followChanges(onNew) {
   if (!document.querySelector("[data-live]")) return;
