@@ -88,12 +88,10 @@ GRANT EXECUTE ON FUNCTION
     taskflow.wake(taskflow.priority),
     taskflow.notify(text, text),
     taskflow.somebody_is_idle(taskflow.priority),
-    taskflow.note_all_busy(taskflow.priority),
+    taskflow.note_all_busy(),
     taskflow.idle_key(taskflow.priority)
     TO taskflow_api, taskflow_worker;
-GRANT SELECT ON SEQUENCE
-    taskflow.all_busy_high, taskflow.all_busy_normal, taskflow.all_busy_low, taskflow.all_busy_test
-    TO taskflow_api, taskflow_worker;
+GRANT SELECT ON SEQUENCE taskflow.all_busy TO taskflow_api, taskflow_worker;
 
 -- Cancel and re-queue.
 GRANT UPDATE (status, scheduled_at, updated_at, started_at, finished_at, worker_id, max_attempts, error, held)

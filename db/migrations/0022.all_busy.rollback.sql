@@ -17,10 +17,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-DROP FUNCTION taskflow.note_all_busy(taskflow.priority);
+DROP FUNCTION taskflow.note_all_busy();
+DROP FUNCTION taskflow.anybody_is_idle();
 DROP FUNCTION taskflow.be_idle(taskflow.priority);
-DROP FUNCTION taskflow.all_busy(taskflow.priority);
-DROP SEQUENCE taskflow.all_busy_test;
-DROP SEQUENCE taskflow.all_busy_low;
-DROP SEQUENCE taskflow.all_busy_normal;
-DROP SEQUENCE taskflow.all_busy_high;
+DROP SEQUENCE taskflow.all_busy;
