@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import httpx
 
@@ -24,6 +25,7 @@ def main(server: str, id: str, token: str = "") -> None:
                         print(json.loads(value)["status"], flush=True)
         except httpx.TransportError as error:
             print(f"again, for {error}", file=sys.stderr)
+            time.sleep(0.5)
 
 
 if __name__ == "__main__":

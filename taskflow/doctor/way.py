@@ -17,7 +17,13 @@ async def check_clock(conn: Connection, limits: Limits) -> Finding:
     ahead = theirs - (before + after) / 2
     off = max(0.0, abs(ahead) - (after - before) / 2)
     advice = "tasks with a scheduled_at of this machine start too early or too late: synchronise both clocks (NTP)"
-    return judge("clock", off, limits.clock, f"Postgres is {ahead:+.3f} s ahead of this machine", advice)
+    return judge(
+        "clock",
+        off,
+        limits.clock,
+        f"Postgres is {abs(ahead):.3f} s {'behind' if ahead < 0 else 'ahead of'} this machine",
+        advice,
+    )
 
 
 async def check_pooler(one: Connection, other: Connection, database: Database) -> Finding:
