@@ -13,7 +13,9 @@ from support import PATIENCE, Database, Workers, kill
 
 from taskflow.database import Connection
 from taskflow.model import Priority
+from taskflow.queue.gates import admit
 from taskflow.queue.reprioritise import reprioritise
+from taskflow.worker.gatekeeper import stock
 
 JOBS = """
 import asyncio
@@ -136,6 +138,41 @@ def test_a_group_calls_back_when_all_have_ended(workers: Workers):
     spans = intervals(db)
     assert len(members) == 6
     assert spans[callback][0] > max(spans[id][1] for id in members)
+
+
+async def test_a_callback_waits_for_a_task_of_its_group_that_is_retried_as_well(conn: Connection):
+    tasks = json.dumps([{"type": "t"}, {"type": "t"}])
+    group = await ask(conn, "SELECT taskflow.enqueue_group(%s, %s)", tasks, json.dumps({"type": "t"}))
+    callback = await ask(conn, "SELECT callback_id FROM taskflow.groups WHERE id = %s", group)
+    first, second = await ask(
+        conn, "SELECT array_agg(task_id ORDER BY 1) FROM taskflow.members WHERE group_id = %s", group
+    )
+
+    async def callback_is_held_after(*ended: int) -> bool:
+        await ask(conn, "SELECT count(*) FROM taskflow.cancel(%s)", list(ended))
+        await admit(conn, [f"task:{id}" for id in ended])
+        return await ask(conn, "SELECT held FROM taskflow.tasks WHERE id = %s", callback)
+
+    assert await callback_is_held_after(first)
+    await ask(conn, "SELECT taskflow.retry(%s)", [first])
+    assert await callback_is_held_after(second)
+    assert not await callback_is_held_after(first)
+    await conn.execute("DELETE FROM taskflow.holds")
+
+
+async def test_what_was_cancelled_is_not_deleted_before_those_that_waited_for_it_know(conn: Connection):
+    first = await ask(conn, "SELECT taskflow.enqueue('t')")
+    second = await ask(conn, "SELECT taskflow.enqueue('t', after => ARRAY[%s]::bigint[])", first)
+    await ask(conn, "SELECT taskflow.cancel(%s)", [first])
+    assert await ask(conn, "SELECT count(*) FROM taskflow.delete_final(%s)", [first]) == 0
+    await admit(conn, [f"task:{first}"])
+    assert await ask(conn, "SELECT status::text FROM taskflow.tasks WHERE id = %s", second) == "cancelled"
+    assert await ask(conn, "SELECT taskflow.delete_final(%s)", [first]) == first
+
+
+def test_of_a_tenant_no_more_stands_ready_than_is_done_in_less_than_half_a_second():
+    assert all(stock(pace) / pace < 0.5 for pace in (0.001, 0.2, 1.0, 5.0, 20.0, 1_000.0))
+    assert stock(10.0) == 2.0
 
 
 # --- the order of a key ---

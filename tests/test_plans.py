@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Literal
 from taskflow.database import Connection, connect
 from taskflow.model import EVERYDAY
 from taskflow.queue import claim, finish
+from taskflow.queue.gates import admit
 
 ROWS = 200_000
 
@@ -96,3 +97,35 @@ async def test_a_finish_looks_tasks_up_by_their_ids(big: Connection, fresh: bool
         assert "Seq Scan on tasks" not in plan, plan
         assert "tasks_running" not in plan, plan
         assert "tasks_pkey" in plan, plan
+
+
+HOLD = """
+WITH stored AS (
+    INSERT INTO taskflow.tasks (name, type, priority, held)
+    SELECT 'n', 'noop', 'high', true FROM generate_series(1, 20000)
+    RETURNING id, priority, scheduled_at
+)
+INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
+SELECT id, scheduled_at, priority, 'waiting', 2, 'tenant:high:large' FROM stored
+"""
+
+
+async def test_an_admission_reads_what_it_admits_however_many_are_held_of_which_no_analyze_knows(
+    big: Connection,
+) -> None:
+    await big.execute("ANALYZE taskflow.tasks")
+    await big.execute(HOLD)
+    async with big.transaction():
+        admission = await admit(big, ["tenant:high:large"])
+        cursor = await big.execute("SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'tasks'")
+        ((read,),) = await cursor.fetchall()
+    assert admission.admitted == 3
+    assert read < 100
+
+
+async def test_a_first_batch_with_gates_does_not_search_the_table_for_each_task(own_database: str) -> None:
+    async with await connect(own_database, "test") as conn, conn.transaction():
+        tasks = json.dumps([{"type": "noop", "tenant": "acme"}] * 200)
+        await conn.execute("SELECT taskflow.enqueue_many(%s)", [tasks])
+        cursor = await conn.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'tasks'")
+        assert await cursor.fetchall() == [(0,)]

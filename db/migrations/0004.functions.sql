@@ -107,7 +107,8 @@ $$;
 
 -- Failed or cancelled tasks back to queued, with a fresh budget of attempts; the attempts they leave stay in the
 -- history with *reason*. Answers the ids that were re-queued: what was neither failed nor cancelled is left alone, and so
--- is what has the unique_key of a live task, or of a later one among *ids*.
+-- is what has the unique_key of a live task, or of a later one among *ids*. A group's callback that still waits for others
+-- waits for them as well.
 CREATE FUNCTION taskflow.requeue(ids bigint[], reason text) RETURNS SETOF bigint
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -146,6 +147,15 @@ BEGIN
                          THEN 'waiting' ELSE 'later' END::taskflow.hold_state
         FROM old
         WHERE hold.task_id = old.id
+    ), called_back AS (
+        INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, needs_success, gate)
+        SELECT called.callback_id, '-infinity', 'high', 'waiting', 0, false, 'task:' || old.id
+        FROM old
+        JOIN taskflow.members AS member ON member.task_id = old.id
+        JOIN taskflow.groups AS called ON called.id = member.group_id
+        WHERE EXISTS (SELECT FROM taskflow.holds AS other
+                      WHERE other.task_id = called.callback_id AND other.position = 0 AND other.state = 'waiting')
+        ON CONFLICT DO NOTHING
     ), woken AS MATERIALIZED (
         SELECT taskflow.wake(priority) FROM (SELECT DISTINCT priority FROM requeued) AS priorities
     )

@@ -17,6 +17,9 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
         SELECT id
         FROM taskflow.tasks
         WHERE id = ANY ($1) AND status IN ('succeeded', 'failed', 'cancelled')
+          -- Not before those that wait for it know how it ended.
+          AND (SELECT hold.task_id FROM taskflow.holds AS hold
+               WHERE hold.gate = 'task:' || tasks.id AND hold.state = 'waiting' LIMIT 1) IS NULL
         ORDER BY id
         FOR UPDATE
     ), deleted AS (

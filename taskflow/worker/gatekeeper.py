@@ -28,30 +28,48 @@ BATCH: Final = 1000
 GATES: Final = 200
 """Gates of one walk."""
 
-AHEAD: Final = 0.1
-"""Tenants' tasks for so many seconds stand ready, at the pace of this worker; and at least LEAST_AHEAD a slot.
+WINDOW: Final = 0.1
+SLOW: Final = 1.0
+"""Seconds after which the pace is told anew: the latter where fewer attempts than there are slots have ended."""
 
-The more there are, the less a worker starves between two steps, and the longer a tenant waits that comes anew.
-"""
-LEAST_AHEAD: Final = 2.0
+UNKNOWN: Final = 0.5
+"""Tenants' tasks that stand ready for each slot, until the pace is known."""
+
+
+def stock(pace: float) -> float:
+    """How many tasks of tenants stand ready for each slot, in which *pace* attempts end a second.
+
+    The more there are, the less a worker starves between two steps, and the longer a tenant waits that comes anew: for
+    a tenth of a second, or, where attempts take longer than that, for two of them or 0.4 s.
+    """
+    return max(0.1 * pace, min(2.0, 0.4 * pace))
 
 
 class Pace:
-    """How many attempts end in a worker with so many *slots*."""
+    """How fast attempts end in a worker with so many *slots*."""
 
     def __init__(self, slots: int) -> None:
-        self.ahead = LEAST_AHEAD
         self._slots = slots
+        self._stock = UNKNOWN
         self._ended = 0
         self._since = time.monotonic()
 
     def count(self, ended: int) -> None:
         """Count attempts that *ended*."""
         self._ended += ended
-        if (seconds := time.monotonic() - self._since) >= AHEAD:
-            self.ahead = max(LEAST_AHEAD, self._ended / seconds * AHEAD / self._slots)
+        seconds = time.monotonic() - self._since
+        if seconds >= (WINDOW if self._ended >= self._slots else SLOW):
+            self._stock = stock(self._ended / seconds / self._slots)
             self._ended = 0
             self._since += seconds
+
+    @property
+    def ahead(self) -> float:
+        """Tasks that shall stand ready for each slot; ever fewer while nothing ends."""
+        seconds = time.monotonic() - self._since
+        if seconds < SLOW:
+            return self._stock
+        return min(self._stock, stock(self._ended / seconds / self._slots))
 
 
 class Gatekeeper:
