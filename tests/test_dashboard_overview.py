@@ -9,7 +9,9 @@ from conftest import MakeTask
 from serving import api, served
 
 from taskflow import events
+from taskflow.cli.showcase import make_up_a_past
 from taskflow.dashboard import overview
+from taskflow.dashboard.assets import FILES
 from taskflow.database import Connection
 from taskflow.model import Status
 
@@ -78,3 +80,11 @@ async def test_fifty_browsers_cost_the_database_one_look_after_a_change(
             assert await events.tell(conn, [id])
             await asyncio.gather(*watching)
     assert len(looks) <= 2, "one, and one more where the machine is so busy that answers take half a second"
+
+
+async def test_a_page_whose_charts_are_full_weighs_less_than_a_hundred_kilobytes(own_database: str):
+    make_up_a_past(own_database)
+    async with api(own_database) as client:
+        pages = [await client.get("/dashboard"), await client.get("/dashboard?window=day")]
+    assert all("succeeded" in page.text for page in pages)
+    assert max(len(page.content) for page in pages) + sum(map(len, FILES.values())) < 92_000, "8 kB for workers"

@@ -30,6 +30,21 @@ class Chart(NamedTuple):
     width: float
     top: float
 
+    @property
+    def outlines(self) -> list[tuple[str, str]]:
+        """All rectangles of a kind as one path: for a small chart without tooltips, a fraction of the bytes."""
+        paths: dict[str, str] = {}
+        for column in self.columns:
+            for part in column.parts:
+                small = Part(part.kind, round(part.y), max(round(part.height), 1))
+                paths[part.kind] = paths.get(part.kind, "") + self.path(column, small, 1)
+        return list(paths.items())
+
+    def path(self, column: Column, part: Part, digits: int = 2) -> str:
+        """One rectangle as a path."""
+        x, width = round(column.x, digits), round(self.width, digits)
+        return f"M{x:g} {part.y:g}h{width:g}v{part.height:g}h-{width:g}z"
+
 
 def draw(steps: Sequence[Step], rows: Sequence[tuple[str, Sequence[float]]], unit: str = "") -> Chart:
     """*rows* of values, one for each step, upon each other; each has a name, which is its class as well."""
@@ -42,10 +57,10 @@ def draw(steps: Sequence[Step], rows: Sequence[tuple[str, Sequence[float]]], uni
             if values[index] > 0:
                 height = max(100 * values[index] / top, 1.0)
                 floor = max(floor - height, 0.0)
-                parts.append(Part(name, round(floor, 2), round(height, 2)))
+                parts.append(Part(name, round(floor, 1), round(height, 1)))
         told = ", ".join(f"{values[index]:,.4g}{unit} {name}" for name, values in rows if values[index])
-        columns.append(Column(round(index * slot, 3), f"{step.at:%H:%M} UTC: {told or 'nothing'}", parts))
-    return Chart(columns, round(slot * 0.78, 3), top)
+        columns.append(Column(round(index * slot, 2), f"{step.at:%H:%M} UTC: {told or 'nothing'}", parts))
+    return Chart(columns, round(slot * 0.78, 2), top)
 
 
 def throughput(steps: Sequence[Step], span: Span) -> Chart:
