@@ -25,9 +25,9 @@ SELECT count(*) FROM taskflow.tasks WHERE status = 'running' AND NOT taskflow.so
 @contextmanager
 def no_trigger(_stage: Stage, conn: Session) -> Generator[None]:
     """Nobody is told of new tasks."""
-    conn.execute("ALTER TABLE taskflow.tasks DISABLE TRIGGER USER")
+    conn.execute("ALTER TABLE taskflow.tasks DISABLE TRIGGER wake_an_idle_worker")
     yield
-    conn.execute("ALTER TABLE taskflow.tasks ENABLE TRIGGER USER")
+    conn.execute("ALTER TABLE taskflow.tasks ENABLE TRIGGER wake_an_idle_worker")
 
 
 @contextmanager
