@@ -48,7 +48,8 @@ async def test_it_tells_what_needs_attention(conn: Connection, dsn: str, make_ta
     assert "1 task of type &lt;b&gt;mail&lt;/b&gt; failed in the last hour" in shown
     assert "Tasks of priority low wait, and no worker claims them" in shown
     assert "Priority high is paused: stocktaking" in shown
-    assert shown.count("7 failed</title>") == 2  # among all, and in the card of its priority
+    assert shown.count("7 failed</title>") == 1
+    assert shown.count('<path class="failed" d="M') == 3  # among all, the rate, and in the card of its priority
     assert "Ended attempts a minute of priority high, at most 7" in shown
     assert "Last day" in day
     assert len(day) < 60_000
