@@ -47,3 +47,14 @@ async def test_stats_count_what_waits_runs_and_failed(
     assert (told["running"], told["failed"]) == (1, 1)
     assert told["workers"] == {"by_priority": {"high": 1, "normal": 1, "low": 1, "test": 0}, "slots": 10, "silent": 1}
     assert [table["table"] for table in told["tables"]] == ["attempts", "tasks"]
+
+
+async def test_a_terminal_that_cannot_write_a_name_gets_what_it_can(
+    conn: Connection, make_task: MakeTask, dsn: str, work_dir: Path
+):
+    await make_task(name="Grüße 🎉")
+    ascii_only = {"DATABASE_URL": dsn, "PYTHONIOENCODING": "ascii"}
+    for arguments in (["list"], ["list", "--json"]):
+        done = run(work_dir, "taskflow", "tasks", *arguments, **ascii_only)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ("Gr??e ?" if arguments == ["list"] else '"Grüße 🎉"') in done.stdout

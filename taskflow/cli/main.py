@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -56,6 +57,9 @@ def main() -> None:
     Settings come from the environment and from .env. With neither DATABASE_URL nor DB_HOST set, all commands of a
     directory share one embedded Postgres under .taskflow. To see everything at work: taskflow demo.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal can write every name of a task
 
 
 @main.command("migrate")
