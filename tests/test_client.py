@@ -260,3 +260,28 @@ def test_each_method_is_explained():
         "wait",
     ):
         assert getattr(taskflow_client.Client, name).__doc__, name
+
+
+async def test_limits_pauses_and_schedules_are_set_from_python(make: Make):
+    client = make()
+    try:
+        await done(client.set_limit("send_email", concurrency=3, rate=10))
+        await done(client.pause_type("send_email", "the mail server is down"))
+        (limit,) = (await done(client.read("/limits")))["limits"]
+        assert (limit["concurrency"], limit["pause_reason"]) == (3, "the mail server is down")
+        await done(client.resume_type("send_email"))
+        await done(client.set_limit("send_email"))
+        assert (await done(client.read("/limits")))["limits"] == []
+        await done(client.pause_queue("low", "later"))
+        paused = [queue["priority"] for queue in (await done(client.read("/queues")))["queues"] if queue["paused_at"]]
+        assert paused == ["low"]
+        await done(client.resume_queue("low"))
+        made = await done(client.add_schedule("daily mail?", "@daily", "anything", missed="skip"))
+        assert len(made["next_ticks"]) == 5
+        assert (await done(client.pause_schedule("daily mail?", "holidays")))["pause_reason"] == "holidays"
+        assert (await done(client.get(await done(client.run_schedule("daily mail?"))))).type == "anything"
+        assert (await done(client.resume_schedule("daily mail?")))["paused_at"] is None
+    finally:
+        await done(client.remove_schedule("daily mail?"))
+    with pytest.raises(NotFound):
+        await done(client.run_schedule("daily mail?"))

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -170,9 +171,63 @@ class Calls:
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     @call
+    def pause_queue(self, priority: str, reason: str | None = None) -> Steps[None]:
+        """Start no more tasks of *priority* until it is resumed; what runs goes on."""
+        yield from self._post(f"/queues/{_quoted(priority)}/pause", {"reason": reason})
+
+    @call
+    def resume_queue(self, priority: str) -> Steps[None]:
+        """Take ``pause_queue`` back."""
+        yield from self._post(f"/queues/{_quoted(priority)}/resume")
+
+    @call
+    def pause_type(self, type: str, reason: str | None = None) -> Steps[None]:
+        """Start no more tasks of *type* until it is resumed; what runs goes on."""
+        yield from self._post(f"/limits/{_quoted(type)}/pause", {"reason": reason})
+
+    @call
+    def resume_type(self, type: str) -> Steps[None]:
+        """Take ``pause_type`` back."""
+        yield from self._post(f"/limits/{_quoted(type)}/resume")
+
+    @call
+    def set_limit(self, type: str, **limits: float) -> Steps[None]:
+        """Limit *type* by the fields of ``PUT /limits/{type}``: ``concurrency``, ``rate``, …; without any, lift all."""
+        yield from self._send(Ask(method="PUT", path=f"/limits/{_quoted(type)}", body=limits, again=True))
+
+    @call
+    def add_schedule(self, name: str, rule: str, type: str, **fields: Any) -> Steps[dict[str, Any]]:
+        """Make a schedule of the fields of ``POST /schedules``; as it stands, with its next ticks."""
+        body: dict[str, Any] = {"payload": {}, **fields, "name": name, "rule": rule, "type": type}
+        return (yield from self._post("/schedules", body))
+
+    @call
+    def pause_schedule(self, name: str, reason: str | None = None) -> Steps[dict[str, Any]]:
+        """Let it not tick until it is resumed; raises NotFound."""
+        return (yield from self._post(f"/schedules/{_quoted(name)}/pause", {"reason": reason}))
+
+    @call
+    def resume_schedule(self, name: str) -> Steps[dict[str, Any]]:
+        """Take ``pause_schedule`` back; raises NotFound."""
+        return (yield from self._post(f"/schedules/{_quoted(name)}/resume"))
+
+    @call
+    def run_schedule(self, name: str) -> Steps[int]:
+        """Enqueue its task now, beside its ticks; the task's id. Raises NotFound."""
+        return (yield from self._post(f"/schedules/{_quoted(name)}/run"))["added_task_id"]
+
+    @call
+    def remove_schedule(self, name: str) -> Steps[dict[str, Any]]:
+        """Remove it; what it was. Its tasks stay. Raises NotFound."""
+        return (yield from self._send(Ask(method="DELETE", path=f"/schedules/{_quoted(name)}")))
+
+    @call
     def read(self, path: str, **query: Any) -> Steps[Any]:
         """The JSON that ``GET`` *path* answers, as ``read("/stats")``."""
         return (yield from self._send(_get(path, query)))
+
+    def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Steps[Any]:
+        return (yield from self._send(Ask(method="POST", path=path, body=body)))
 
     def _send(self, ask: Ask) -> Steps[Any]:
         """The JSON that answers *ask*; raises ApiError or Unreachable."""
@@ -197,6 +252,10 @@ class Calls:
 def _get(path: str, query: Mapping[str, Any]) -> Ask:
     given = {name: _parameter(value) for name, value in query.items() if value is not None}
     return Ask(path=path, query=given, again=True)
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
 
 
 def _task(given: Mapping[str, Any]) -> dict[str, Any]:
