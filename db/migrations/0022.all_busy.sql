@@ -1,13 +1,14 @@
 -- Enqueueing for busy workers. The condition of the insert trigger tried an advisory lock; with many connections on few
 -- cores those tries met each other, and each such meeting was a notification. Now it reads a note: a sequence that was
 -- "called" says that no worker is idle, of whatever priority. Sequences are read and written at once, outside of
--- transactions; an unlogged one costs no WAL, and forgets in a crash, as sessions do.
+-- transactions. After a crash or a failover the note may be wrong until the workers, whose sessions ended, are back.
 --
 -- The note may be missing though all workers are busy. It is never there while one is idle and has begun to wait, but for
 -- the instant of a doubt (see note_all_busy). Only who finds no note asks for the lock.
 -- depends: 0021.traces
 
-CREATE UNLOGGED SEQUENCE taskflow.all_busy;
+-- Not unlogged: version 15 cannot read unlogged sequences after a failover ("bad magic number").
+CREATE SEQUENCE taskflow.all_busy;
 
 -- Before version 18, reading one without the right to is an error, and so would be an insert.
 GRANT SELECT ON SEQUENCE taskflow.all_busy TO PUBLIC;
@@ -18,7 +19,9 @@ CREATE FUNCTION taskflow.be_idle(priority taskflow.priority) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pg_advisory_lock_shared(1952543595, taskflow.idle_key(priority));
-    PERFORM setval('taskflow.all_busy', 1, false);
+    IF pg_sequence_last_value('taskflow.all_busy') IS NOT NULL THEN
+        PERFORM setval('taskflow.all_busy', 1, false);
+    END IF;
 END
 $$;
 

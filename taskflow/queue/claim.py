@@ -118,9 +118,11 @@ async def seconds_until_due(conn: Connection, priorities: Sequence[Priority]) ->
     return None if row is None else row[0]
 
 
+# The note that it may take away needs neither the disk nor a standby: after a crash this session is gone as well.
 BE_IDLE = """
 SELECT taskflow.be_idle(priority)
 FROM unnest(%(priorities)s::taskflow.priority[]) AS wanted (priority)
+WHERE set_config('synchronous_commit', 'off', true) = 'off'
 """
 
 
