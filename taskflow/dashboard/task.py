@@ -153,7 +153,7 @@ async def act(request: ApiRequest, id: FromPath[str], action: FromPath[str]) -> 
     if not changed:
         why = "it is not as it was, or another task has its unique key"
         return done(request, f"Nothing was changed: {why}.", to=to, kind="bad", task=number)
-    about = {"to": form["to"]} if action == Action.REPRIORITISE else {}
+    about = {"priority": form["to"]} if action == Action.REPRIORITISE else {}
     return done(request, f"Task {number} {DONE[action]}.", to=to, task=number, change=action, **about)
 
 
