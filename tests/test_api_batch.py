@@ -109,6 +109,16 @@ async def test_the_task_that_postgres_refuses_is_told_by_its_index(
     assert await stored(conn) == []
 
 
+async def test_half_of_a_surrogate_pair_is_told_by_the_index_of_its_task(client: httpx.AsyncClient, conn: Connection):
+    tasks = [json.dumps(task) for task in letters(4)]
+    tasks[1] = r'{"name": "\ud800", "type": "print_letter", "payload": {"to": "\ud83d\ude00 \\ud800"}}'
+    tasks[3] = r'{"name": "a", "type": "print_letter", "payload": {"to": "\udc00"}}'
+    answer = await client.post("/tasks/batch", content=f"[{','.join(tasks)}]".encode(), headers=JSON)
+    assert is_problem(answer, 400), answer.text
+    assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [(1, "name"), (3, "payload")]
+    assert await stored(conn) == []
+
+
 async def test_the_limits_are_told(dsn: str, conn: Connection):
     limits = {"server_max_batch_tasks": 3, "server_max_batch_bytes": 4000, "server_max_body_bytes": 1000}
     async with api(dsn, **limits) as client:

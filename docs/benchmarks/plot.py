@@ -118,7 +118,7 @@ def latency(found: dict) -> str:
     shown = [pickup for pickup in pickups if pickup < x_ticks[-1]]
     for pickup in shown:  # a handler may have started before the enqueuing side saw its answer
         counts[min(max(int(pickup / width), 0), len(counts) - 1)] += 1
-    y_ticks = steps(max(counts), 5)
+    y_ticks = steps(1.2 * max(counts), 5)  # room for the marks
     beyond = len(pickups) - len(shown)
     chart = Chart(
         "From an enqueue's commit to the start of its handler",

@@ -47,6 +47,12 @@ MANY_COMMAS: Final = 1_000_000
 LINES: Final = re.compile(rb"\S[^\n]*")
 """What is not blank of a line."""
 
+ESCAPES: Final = re.compile(rb"\\(?:(u[dD][89abAB]..\\u[dD][c-fC-F]..)|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""Escapes in JSON: the first group is a surrogate pair, the second is half of one."""
+
+MANY_ESCAPES: Final = 100_000
+"""Where there are more, no half of a surrogate pair is looked for: it would take longer than 50 ms."""
+
 _array: Final = msgspec.json.Decoder(list[Raw])
 _tasks: Final = msgspec.json.Decoder(list[TaskRequest])
 
@@ -119,6 +125,10 @@ def split_array(body: bytes) -> list[Raw]:
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
     except ValueError as error:
+        if body.count(b"\\") <= MANY_ESCAPES:
+            without_halves = ESCAPES.sub(lambda escape: rb"\u0000" if escape[2] else escape[0], body)
+            if without_halves != body:  # its tasks are refused for U+0000 instead, each with its index
+                return split_array(without_halves)
         raise InvalidRequest(f"the body is not JSON in UTF-8: {error}") from error
 
 
