@@ -56,9 +56,16 @@ class TaskType(Struct, frozen=True, kw_only=True):
         except TypeError:
             return {"type": "object"}
 
-    def retries(self, error: type[BaseException]) -> bool:
-        """Whether an attempt that ended in such an *error* is tried again."""
-        return issubclass(error, self.retry_on) and not issubclass(error, self.no_retry_on)
+    def retries(self, error: type[BaseException], *causes: type[BaseException]) -> bool:
+        """Whether an attempt that ended in such an *error* is tried again.
+
+        A group of *causes* is if each of them were, or ``retry_on`` names groups.
+        """
+        if any(issubclass(one, self.no_retry_on) for one in (error, *causes)):
+            return False
+        return issubclass(error, self.retry_on) or (
+            bool(causes) and all(issubclass(one, self.retry_on) for one in causes)
+        )
 
     def call(self, payload: Any, context: Context | None = None) -> Any:
         """Call the handler: an awaitable for an async one, the result for a sync one."""

@@ -11,7 +11,6 @@ from taskflow.stats import FAILING_COUNTED, FailingType, FleetStats, QueueStats
 OLD: Final = 300.0
 """Seconds after which a waiting task is told of."""
 
-
 WAITING: Final = "/dashboard/tasks?status=queued"
 
 

@@ -159,8 +159,9 @@ def outcome_of_error(task: ClaimedTask, task_type: TaskType, error: BaseExceptio
         return error.outcome
     described = describe_error(error, with_trace=not isinstance(error, Fail | RetryAfter | HandlerDied))
     causes = list(causes_of(error))
-    others = [cause for cause in causes if not isinstance(cause, RetryAfter)]
-    if any(isinstance(cause, Fail) for cause in causes) or (others and not _retries(task_type, error, others)):
+    others = [type(cause) for cause in causes if not isinstance(cause, RetryAfter)]
+    is_final = bool(others) and not task_type.retries(type(error), *others)
+    if is_final or any(isinstance(cause, Fail) for cause in causes):
         return Failed(described)
     if delays := [cause.seconds for cause in causes if isinstance(cause, RetryAfter)]:
         return Retry(described, timedelta(seconds=max(delays))) if _is_not_last(task) else Failed(described)
@@ -176,13 +177,6 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
             unread += reversed(cast("BaseExceptionGroup[BaseException]", one).exceptions)
         else:
             yield one
-
-
-def _retries(task_type: TaskType, error: BaseException, causes: list[BaseException]) -> bool:
-    """Whether *error* is tried again: a group if each of its *causes* were, or ``retry_on`` names groups."""
-    if any(isinstance(one, task_type.no_retry_on) for one in (error, *causes)):
-        return False
-    return isinstance(error, task_type.retry_on) or all(isinstance(one, task_type.retry_on) for one in causes)
 
 
 def after_failure(task: ClaimedTask, backoff: Backoff, error: str) -> Outcome:
