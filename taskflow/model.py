@@ -134,8 +134,11 @@ class NewSchedule(Struct, frozen=True, kw_only=True):
     tick_field: str | None = None  # the payload's field that gets the time of the tick
 
 
-class ClaimedTask(Struct, frozen=True):
-    """A task that this worker runs now, with what its attempt needs."""
+class ClaimedTask(Struct, frozen=True, gc=False):
+    """A task that this worker runs now, with what its attempt needs.
+
+    It cannot be part of a cycle, so the garbage collector need not look at the thousands that a worker holds.
+    """
 
     id: int
     attempt: int

@@ -42,12 +42,8 @@ class TaskType(Struct, frozen=True, kw_only=True):
     no_retry_on: tuple[type[BaseException], ...]
     limit: Limit | None
     keep_logs: int
-    decoder: msgspec.json.Decoder[Any]
+    decode: Callable[[bytes | str], Any]  # the typed payload; raises msgspec.ValidationError where it does not fit
     is_plain: bool  # it takes no more than its payload, and nothing is kept of it
-
-    def decode(self, payload: bytes | str) -> Any:
-        """The typed payload; raises msgspec.ValidationError where it does not fit."""
-        return self.decoder.decode(payload)
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of the payload; `{"type": "object"}` where it has a type that msgspec cannot describe."""
@@ -154,7 +150,7 @@ class Registry:
                 no_retry_on=_classes(no_retry_on),
                 limit=limit,
                 keep_logs=keep_logs,
-                decoder=msgspec.json.Decoder(payload_type),
+                decode=msgspec.json.Decoder(payload_type).decode,
             )
             if schedule is not None:
                 self.schedule(name, schedule, type=name, time_zone=time_zone)

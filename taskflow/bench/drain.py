@@ -15,7 +15,7 @@ from taskflow.bench.stage import Session, Stage, one
 from taskflow.bench.workers import run_held_back_workers
 from taskflow.cli.context import run_async
 
-BATCHES: Final = (100, 500, 1000)
+BATCHES: Final = (500, 1000, 2000)
 RATIO_BAR: Final = 0.7
 
 

@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from taskflow.context import Context
 from taskflow.errors import Fail, HandlerDied, RetryAfter, TaskflowError
-from taskflow.logs import current_task
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
 from taskflow.retry import Backoff
@@ -108,7 +107,6 @@ class Attempt(Struct, eq=False):
 async def run_attempt(attempt: Attempt, threads: Executor, runner: "Runner | None" = None) -> Outcome:
     """Run the handler of *attempt*, a sync one in *threads*, and say what came of it. Never raises."""
     task, task_type = attempt.task, attempt.task_type
-    current_task.set(task)
     if task_type is None:
         return Failed(f"UnknownTaskType: this worker knows no task type {task.type!r}; check its --app")
     try:

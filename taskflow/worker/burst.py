@@ -5,7 +5,7 @@ from typing import Final
 STREAK: Final = 1000
 """Handlers in a row that did not wait, before it is believed that the next will not either."""
 
-HELD: Final = 0.005
+HELD: Final = 0.01
 """Seconds within which everything that is held is expected to begin."""
 
 LATE: Final = 0.05
@@ -13,8 +13,8 @@ LATE: Final = 0.05
 late twice: that costs as much as running it, and once may be a process that was not given the processor.
 """
 
-TIMES: Final = 20
-MOST: Final = 2000
+TIMES: Final = 40
+MOST: Final = 4000
 """Tasks are held for so many times the slots, and so many in all, at most."""
 
 

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Final
 
 import structlog
@@ -63,6 +63,7 @@ class Slots:
         self._waiting: deque[ClaimedTask] = deque()
         self._running: set[Attempt] = set()
         self._changed = asyncio.Event()
+        self._awaited = 0  # how many wait for that event; setting it for nobody costs as much as a short handler
         self._turn = 0
         self._burst = Burst(size)
         self._started = 0.0
@@ -136,29 +137,24 @@ class Slots:
             now = time.monotonic()
             attempt = Attempt(task, task_type, limit, now, job=lane)
             self._running.add(attempt)
+            current_task.set(task)
+            found = copy_context()
             outcome = await run_attempt(attempt, self._threads, self._runner)
             self._running.discard(attempt)
             self._tell(attempt, outcome)
-            self._changed.set()
-            if lane.cancelling() or not self._is_clean():
+            if self._awaited:
+                self._changed.set()
+            if lane.cancelling() or not _is_as(found):
                 return
             ended += 1
         if ended and self._turn == turn:
             self._burst.ran(ended, time.monotonic() - began)
 
-    def _is_clean(self) -> bool:
-        """Whether the context variables of this lane are as they were before its attempt."""
-        current_task.set(None)
-        try:
-            return copy_context() == self._context
-        except Exception:  # noqa: BLE001 – the values' own comparison
-            return False
-
     def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
         if not attempt.reported:
             attempt.reported = True
-            is_cancelled = attempt.interruption is Interruption.CANCELLED  # a sync handler may have ended in any way
-            outcome = Cancelled() if is_cancelled else outcome
+            if attempt.interruption is Interruption.CANCELLED:
+                outcome = Cancelled()  # a sync handler may have ended in any way
             if self._meter is not None:
                 self._meter.ended(attempt.task, outcome, attempt.began)
             self._report(attempt.task, outcome)
@@ -174,19 +170,26 @@ class Slots:
                 log.info("attempt.interrupted", task_id=task.id, attempt=task.attempt, type=task.type, reason=why.value)
         return interrupted
 
+    async def _change(self) -> None:
+        """Return once an attempt has ended."""
+        self._changed.clear()
+        self._awaited += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._awaited -= 1
+
     async def wait_for_free(self) -> None:
         """Return once a slot is free."""
         while not self.free:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
 
     async def wait_for_all(self, seconds: float) -> bool:
         """Wait until all attempts have ended, at most *seconds*; whether they have."""
         try:
             async with asyncio.timeout(seconds):
                 while self.running:
-                    self._changed.clear()
-                    await self._changed.wait()
+                    await self._change()
         except TimeoutError:
             return False
         return True
@@ -223,3 +226,11 @@ class Slots:
         """Let idle threads go; whether every handler has ended, so that the process can end in the usual way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         return not self._running
+
+
+def _is_as(found: Context) -> bool:
+    """Whether the context variables are still as they were *found*; quick where none was set."""
+    try:
+        return copy_context() == found
+    except Exception:  # noqa: BLE001 – the values' own comparison
+        return False
