@@ -13,6 +13,7 @@ from structlog.typing import EventDict
 from support import PATIENCE, Database, claimed, eventually, record_log, watching
 
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Status, Succeeded
+from taskflow.queue.record import RESULTS
 from taskflow.worker import finisher as finisher_module
 from taskflow.worker import link as link_module
 from taskflow.worker.finisher import BATCH, Finisher
@@ -147,7 +148,8 @@ async def test_while_one_batch_is_being_recorded_the_next_gathers(desk: Desk, ds
     assert [count for _, count in transactions] == [1, 50]
 
 
-async def test_a_batch_has_a_largest_size(desk: Desk, dsn: str):
+@pytest.mark.parametrize(("outcome", "size"), [(Succeeded(), BATCH), (Succeeded(b"[17]"), RESULTS)])
+async def test_a_batch_has_a_largest_size(desk: Desk, dsn: str, outcome: Succeeded, size: int):
     gate, *others = await desk.tasks(2)
     ids = desk.db.rows(
         """
@@ -161,11 +163,13 @@ async def test_a_batch_has_a_largest_size(desk: Desk, dsn: str):
         desk.finisher.add(gate, Succeeded())
         await desk.is_waiting()
         for task in [*others, *(claimed(id) for (id,) in ids)]:
-            desk.finisher.add(task, Succeeded())
+            desk.finisher.add(task, outcome)
     await desk.drained()
     assert desk.db.counts() == {"succeeded": 2 * BATCH + 2}
+    results = desk.db.rows("SELECT result::text, count(*) FROM taskflow.tasks WHERE name = 'many' GROUP BY result")
+    assert results == [(outcome.result and outcome.result.decode(), 2 * BATCH)]
     sizes = desk.db.rows("SELECT count(*) FROM taskflow.tasks GROUP BY xmin ORDER BY count(*)")
-    assert sizes == [(1,), (1,), (BATCH,), (BATCH,)]
+    assert sizes == [(1,), (1,), *(2 * BATCH // size) * [(size,)]]
 
 
 async def test_an_outcome_survives_the_loss_of_the_connection_that_records_it(

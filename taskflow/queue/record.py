@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from datetime import timedelta
+from typing import Final
 
 from taskflow.database import Connection
 from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
@@ -9,12 +10,15 @@ from taskflow.queue.finish import fail, release, retry, succeed, succeed_with_re
 
 Ended = tuple[ClaimedTask, Outcome]
 
+RESULTS: Final = 500
+"""Results that go into one statement. It looks each up in the array of all: the more they are the longer each takes."""
+
 
 async def record(conn: Connection, worker: int, batch: list[Ended], recorded: set[int]) -> None:
     """Record *batch*; *recorded* gets the ids whose claim was still held once their commit has been waited for.
 
-    Each kind of outcome is a statement and a transaction, which locks its tasks in the order of ids, as all do who lock
-    several: otherwise two could wait for each other.
+    Each kind of outcome is a statement and a transaction, results may be several. Each locks its tasks in the order of
+    ids, as all do who lock several: otherwise two could wait for each other.
     """
     plain: defaultdict[int, list[int]] = defaultdict(list)
     with_result: list[tuple[int, int, str]] = []
@@ -38,8 +42,10 @@ async def record(conn: Connection, worker: int, batch: list[Ended], recorded: se
                 pass
     for attempt, ids in plain.items():
         recorded |= await succeed(conn, worker, attempt, ids)
-    if with_result:
-        recorded |= await succeed_with_results(conn, worker, *map(list, zip(*sorted(with_result), strict=True)))
+    with_result.sort()
+    for start in range(0, len(with_result), RESULTS):
+        some = zip(*with_result[start : start + RESULTS], strict=True)
+        recorded |= await succeed_with_results(conn, worker, *map(list, some))
     if failed:
         recorded |= await fail(conn, worker, *map(list, zip(*sorted(failed), strict=True)))
     if retried:

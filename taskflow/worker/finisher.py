@@ -22,8 +22,8 @@ FollowUp = Callable[[Connection, Sequence[int]], Awaitable[None]]
 Before = Callable[[Connection, Sequence[Ended]], Awaitable[None]]
 """What a feature does before a batch is recorded; the batch is recorded in any case."""
 
-BATCH: Final = 1000
-BACKLOG: Final = 4 * BATCH
+BATCH: Final = 2000
+BACKLOG: Final = 2 * BATCH
 """With this many unrecorded outcomes the worker claims nothing more: they would be lost with it."""
 
 NOT_NOW: Final = ("42", "3F")
