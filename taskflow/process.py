@@ -1,5 +1,6 @@
-"""What this process uses, as Prometheus wants to know, and whom it does not outlive."""
+"""What this process uses, as Prometheus wants to know, what it keeps, and whom it does not outlive."""
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,15 @@ def usage() -> list[tuple[Metric, list[Sample]]]:
         pages = int(STATM.read_text().split()[1])
         told.append((RESIDENT_BYTES, [((), pages * os.sysconf("SC_PAGE_SIZE"))]))
     return told
+
+
+def keep_loaded() -> None:
+    """Keep the garbage collector away from what was loaded so far, for it stays as long as this process.
+
+    Going through it again and again took a server a seventh of its time, in pauses of 65 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def kill_started_by(pid: int) -> None:

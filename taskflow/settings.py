@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, get_args
@@ -234,8 +235,9 @@ def _tell(variable: str, value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
-    """Whether *host* can be reached from this machine only."""
+    """Whether *host* can be reached from this machine only. (Asked at each request of an anonymous caller.)"""
     try:
         return ip_address(host).is_loopback
     except ValueError:

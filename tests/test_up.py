@@ -70,6 +70,40 @@ def test_whoever_ends_is_started_again_and_all_of_it_ends_with_a_signal(home: Pa
         assert stops == ["worker.stopped", "Shutting down"]
 
 
+PARTICULAR_APP = """
+import gc
+from msgspec import Struct
+from taskflow import task
+
+class Particular(Struct):
+    def __post_init__(self):
+        if gc.get_freeze_count() < 10_000:
+            raise ValueError(f"of what was loaded, {gc.get_freeze_count()} objects are kept from the garbage collector")
+
+@task("particular")
+async def particular(payload: Particular):
+    pass
+"""
+"""Its payload is read by the server and by the worker, and fits only where the collector has less to go through."""
+
+
+def test_the_garbage_collector_of_servers_and_workers_leaves_alone_what_they_loaded(home: Path):
+    (home / "particular_app.py").write_text(PARTICULAR_APP)
+    port = free_port()
+    with (
+        started(
+            home, "taskflow", "up", "--worker", "normal", SERVER_PORT=str(port), TASKFLOW_APP="particular_app"
+        ) as up,
+        api(port) as client,
+    ):
+        await_ready(client, up)
+        answer = client.post("/tasks", json={"name": "it", "type": "particular", "payload": {}})
+        assert answer.status_code == 200, answer.text
+        task = client.get(f"/tasks/{answer.json()['added_task_id']}", params={"wait": 30}).json()
+        assert (task["status"], task["error"]) == ("succeeded", None)
+        assert up.end(signal.SIGTERM) == 0
+
+
 def test_a_second_signal_kills_what_does_not_stop(home: Path, own_database: str):
     with started(home, "taskflow", "up", "--no-server", "--worker", "low", DATABASE_URL=own_database) as up:
         up.await_said("worker.started")

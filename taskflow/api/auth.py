@@ -93,7 +93,6 @@ class Gate(ASGIMiddleware):
         keyring = cast(Services, connection["litestar_app"].state["services"]).keyring
         if not keyring.is_fresh:
             await keyring.refresh()
-        headers = dict(connection["headers"])
         given = [value for name, value in connection["headers"] if name == b"authorization"]
         # Of two, a proxy in front may have looked at the other one.
         scheme, _, presented = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"".join(given))
@@ -111,7 +110,7 @@ class Gate(ASGIMiddleware):
         if token is not None:
             if not token.allows(wanted):
                 raise Forbidden(wanted)
-        elif keyring.any_exists or not self._is_welcome(headers.get(b"host", b"localhost")):
+        elif keyring.any_exists or not self._is_welcome(dict(connection["headers"]).get(b"host", b"localhost")):
             raise Unauthorized(presented=bool(presented))
 
     def _is_welcome(self, host: bytes) -> bool:

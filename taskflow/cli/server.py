@@ -1,9 +1,10 @@
 """``taskflow-server``: the REST API."""
 
+import gc
 import logging
 import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
@@ -24,6 +25,11 @@ from taskflow.errors import SettingsError
 
 if TYPE_CHECKING:
     from taskflow.settings import Settings
+
+YOUNG: Final = 10_000
+"""Objects made before the garbage collector looks at the latest. A request makes hundreds that nothing refers to at its
+end, and with Python's 700 the collector takes a fourteenth of the time.
+"""
 
 
 @click.command("server")
@@ -94,6 +100,7 @@ def serve(settings: "Settings", dsn: str) -> None:
     from taskflow.api.protocol import BoundedProtocol
     from taskflow.api.stopping import Server
     from taskflow.dashboard.app import create_app
+    from taskflow.process import keep_loaded
 
     logging.getLogger("uvicorn.error").addFilter(leave_out_colours)
     app = create_app(settings, dsn, registry.load(settings.apps))
@@ -113,6 +120,8 @@ def serve(settings: "Settings", dsn: str) -> None:
                 timeout_graceful_shutdown=math.ceil(settings.server_time_out_in_seconds),
             )
         )
+        keep_loaded()
+        gc.set_threshold(YOUNG)
         server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)

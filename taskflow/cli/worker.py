@@ -94,6 +94,7 @@ def in_claim_order(names: tuple[str, ...]) -> tuple[Priority, ...]:
 def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> int:
     """Run the worker to its end; its exit status."""
     from taskflow import registry
+    from taskflow.process import keep_loaded
     from taskflow.worker import Isolation, WorkerOptions
 
     types = registry.load(settings.apps)
@@ -119,6 +120,7 @@ def work(settings: "Settings", name: str, priorities: tuple[Priority, ...]) -> i
             from taskflow.migrate import migrate
 
             migrate(dsn)
+        keep_loaded()
         return run_async(_wait_and_run(options, types, locate(settings, dsn)))
 
 
