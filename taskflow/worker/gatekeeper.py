@@ -102,10 +102,9 @@ class Gatekeeper:
         """Give the places of tasks that have ended to others."""
         if self.policy.uses_gates:
             self._pace.count(len(ids))
-            for start in range(0, len(ids), BATCH):
-                if gates := await settle(conn, ids[start : start + BATCH]):
-                    self._open |= dict.fromkeys(gates)
-                    self._woken.set()
+            if gates := await settle(conn, ids):
+                self._open |= dict.fromkeys(gates)
+                self._woken.set()
 
     async def look(self, conn: Connection) -> None:
         """See what is in force, and what was missed."""
