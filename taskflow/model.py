@@ -182,6 +182,10 @@ class Succeeded(Struct, frozen=True):
     result: bytes | None = None
 
 
+DONE = Succeeded()
+"""The outcome of a handler that returned nothing."""
+
+
 class Retry(Struct, frozen=True):
     """The attempt failed and the task shall be tried again after ``delay``."""
 

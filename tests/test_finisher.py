@@ -84,6 +84,11 @@ async def desk(dsn: str, db: Database, make_task: MakeTask, make_worker: MakeWor
     await link.close()
 
 
+@pytest.mark.usefixtures("desk")
+async def test_its_session_is_there_before_the_first_outcome(db: Database):
+    await eventually(lambda: db.rows("SELECT FROM pg_stat_activity WHERE application_name = %s", PURPOSE))
+
+
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
     return record_log(monkeypatch, finisher_module)

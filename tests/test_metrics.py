@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from commands import free_port, until
 from conftest import MakeTask, MakeWorker, ask
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from serving import api, make_token, wire
 from support import Workers
@@ -17,7 +19,7 @@ from taskflow import stats
 from taskflow.api import board
 from taskflow.database import Connection
 from taskflow.metrics import METRICS, Histogram, Metric, render
-from taskflow.model import Status
+from taskflow.model import DONE, Status
 from taskflow.scopes import Scope
 from taskflow.worker.meter import TYPES, Meter
 
@@ -212,22 +214,36 @@ def test_a_worker_tells_of_its_attempts(workers: Workers):
     assert {base(name) for name, _ in series} <= known
 
 
-def test_buckets_hold_what_is_at_most_their_bound():
+def one_by_one(histogram: Histogram, seconds: list[float]) -> None:
+    for one in seconds:
+        histogram.add(one)
+
+
+@pytest.mark.parametrize("add", [one_by_one, Histogram.add_all])
+def test_buckets_hold_what_is_at_most_their_bound(add: Callable[[Histogram, list[float]], None]):
     histogram = Histogram()
-    for seconds in (-1, 0, 0.0005, 0.0011, 0.9, 1000, 1e6):
-        histogram.add(seconds)
+    add(histogram, [0.9, -1, 1e6, 0, 0.0005, 1000, 0.0011])
     metric = Metric("h", "histogram", "help", ("type",))
     series = parse(render([(metric, [(('a "b"\\\nc',), histogram)])]).decode())
     type = 'a "b"\\\nc'
     told = {le: of(series, "h_bucket", type=type, le=le) for le in ("0.001", "0.002", "1.024", "1048.576", "+Inf")}
     assert told == {"0.001": 3, "0.002": 4, "1.024": 5, "1048.576": 6, "+Inf": 7}
     assert of(series, "h_count", type=type) == 7
+    assert of(series, "h_sum", type=type) == pytest.approx(1_001_000.9016)
+
+
+@given(microseconds=st.lists(st.one_of(st.integers(-1000, 2**40), st.integers(0, 20).map(lambda n: 2**n * 1000))))
+def test_many_at_once_are_counted_as_one_by_one(microseconds: list[int]):
+    together, apart = Histogram(), Histogram()
+    seconds = [some / 1e6 for some in microseconds]
+    together.add_all(seconds)
+    one_by_one(apart, seconds)
+    assert together.counts == apart.counts
+    assert together.sum == pytest.approx(apart.sum)
 
 
 async def test_a_plague_of_types_is_counted_together():
     from support import claimed
-
-    from taskflow.worker.attempt import DONE
 
     meter = Meter()
     tasks = [claimed(id, type=f"type {id}") for id in range(TYPES + 50)]

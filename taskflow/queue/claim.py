@@ -1,6 +1,7 @@
 """Claim: due tasks from ``queued`` to ``running`` for one worker."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 from msgspec import Struct
@@ -89,9 +90,12 @@ async def claim(
         },
     )
     rows = await cursor.fetchall()
-    rows.sort(key=lambda row: (RANK[row[6]], row[7], row[0]))  # UPDATE … RETURNING has no order
-    for priority, (scheduled_at, id) in {row[6]: (row[7], row[0]) for row in rows}.items():
-        marks[Priority(priority)] = Mark(scheduled_at, id)
+    rows.sort(key=itemgetter(7, 0))  # UPDATE … RETURNING has no order
+    last = {row[6]: row for row in rows}
+    for priority, row in last.items():
+        marks[Priority(priority)] = Mark(row[7], row[0])
+    if len(last) > 1:
+        rows.sort(key=lambda row: RANK[row[6]])
     return [ClaimedTask(*row) for row in rows]
 
 

@@ -23,7 +23,7 @@ RETURNING id
 async def succeed(conn: Connection, worker: int, attempt: int, ids: Sequence[int]) -> set[int]:
     """Record *ids* as succeeded in *attempt*."""
     cursor = await conn.execute(SUCCEED, {"worker": worker, "attempt": attempt, "ids": array(ids)})
-    return {id for (id,) in await cursor.fetchall()}
+    return set(ids) if cursor.rowcount == len(ids) else {id for (id,) in await cursor.fetchall()}
 
 
 # Each id's place in the array is looked up, for a join of the arrays takes three to ten times as long.

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from taskflow.context import Context
 from taskflow.errors import Fail, HandlerDied, RetryAfter, TaskflowError
-from taskflow.model import Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
+from taskflow.model import DONE, Cancelled, ClaimedTask, Failed, Outcome, Released, Retry, Succeeded
 from taskflow.registry import TaskType
 from taskflow.retry import Backoff
 from taskflow.storable import is_storable, storable
@@ -33,9 +33,6 @@ ERROR_LIMIT: Final = 8_192
 
 RESULT_LIMIT: Final = 65_536
 """Bytes of a kept result as JSON."""
-
-DONE: Final = Succeeded()
-"""The outcome of a handler that returned nothing."""
 
 
 class Interruption(Enum):

@@ -78,11 +78,13 @@ class Finisher:
 
     def add(self, task: ClaimedTask, outcome: Outcome) -> None:
         """Have *outcome* recorded soon."""
+        if not self._pending:
+            self._wake.set()
         self._pending.append((task, outcome))
-        self._wake.set()
 
     async def run(self) -> None:
         """Record outcomes until cancelled."""
+        await self._link.get()  # not only when the first outcome waits for it
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -170,7 +172,7 @@ class Finisher:
 
     def _tell(self, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
         """Count what was recorded, and log what did not simply succeed."""
-        if len(recorded) == len(batch) and all(isinstance(outcome, Succeeded) for _, outcome in batch):
+        if len(recorded) == len(batch) and {outcome.__class__ for _, outcome in batch} == {Succeeded}:
             self._tally.add_succeeded(batch)
             return
         self._tally.add(batch, recorded)

@@ -134,29 +134,29 @@ class Slots:
             task = self._waiting.popleft()
             task_type = self._registry.find(task.type)
             limit = (task_type.timeout if task_type is not None else None) or self._time_out
-            now = time.monotonic()
             attempt = Attempt(task, task_type, limit, now, job=lane)
             self._running.add(attempt)
             current_task.set(task)
             found = copy_context()
             outcome = await run_attempt(attempt, self._threads, self._runner)
+            now = time.monotonic()
             self._running.discard(attempt)
-            self._tell(attempt, outcome)
+            self._tell(attempt, outcome, now)
             if self._awaited:
                 self._changed.set()
             if lane.cancelling() or not _is_as(found):
                 return
             ended += 1
         if ended and self._turn == turn:
-            self._burst.ran(ended, time.monotonic() - began)
+            self._burst.ran(ended, now - began)
 
-    def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _tell(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         if not attempt.reported:
             attempt.reported = True
-            if attempt.interruption is Interruption.CANCELLED:
+            if attempt.interruption is not None and attempt.interruption is Interruption.CANCELLED:
                 outcome = Cancelled()  # a sync handler may have ended in any way
             if self._meter is not None:
-                self._meter.ended(attempt.task, outcome, attempt.began)
+                self._meter.ended(attempt.task, outcome, now - attempt.began)
             self._report(attempt.task, outcome)
 
     def interrupt(self, claims: set[tuple[int, int]], why: Interruption) -> int:
@@ -201,7 +201,7 @@ class Slots:
             if attempt.interruption is None:
                 attempt.interrupt(Interruption.TIMED_OUT)
             if not attempt.reported and (not attempt.can_be_stopped or now >= attempt.deadline + OBEDIENCE):
-                self._tell(attempt, attempt.interrupted())
+                self._tell(attempt, attempt.interrupted(), now)
                 log.warning(
                     "attempt.overran",
                     task_id=attempt.task.id,
@@ -220,7 +220,7 @@ class Slots:
         has_ended = await self.wait_for_all(1.0)
         if not has_ended:
             for attempt in self._running:
-                self._tell(attempt, attempt.interrupted())
+                self._tell(attempt, attempt.interrupted(), time.monotonic())
 
     def close(self) -> bool:
         """Let idle threads go; whether every handler has ended, so that the process can end in the usual way."""
