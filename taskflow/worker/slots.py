@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 OBEDIENCE: Final = 5.0
 """Seconds in which a cancelled handler is expected to end."""
 
-SHARE: Final = 250
-"""Handlers that never wait run at most so many in a row before Postgres's answers are looked at again: until then its
+SHARE: Final = 0.001
+"""Seconds for which handlers that never wait run in a row before Postgres's answers are looked at again: until then its
 sessions have nothing to do.
 """
 
@@ -129,7 +129,7 @@ class Slots:
         assert lane is not None
         began = now = time.monotonic()
         while self._waiting and self._turn == turn and len(self._running) < self.size:
-            if ended >= SHARE or now - began > LATE:
+            if now - began > SHARE:
                 break
             task = self._waiting.popleft()
             task_type = self._registry.find(task.type)
