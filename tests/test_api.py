@@ -1,12 +1,15 @@
 """The API's routes, in this process, over a real database."""
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
 from conftest import MakeTask, look
-from serving import api, is_problem, stored
+from serving import api, client_of, is_problem, make_app, stored
 from structlog.testing import capture_logs
 
 from taskflow import queries
@@ -156,3 +159,29 @@ async def test_a_crash_is_logged_and_told_without_its_insides(
     assert "secret" not in answer.text
     ((event, error),) = [(line["event"], line["exc_info"]) for line in lines]
     assert (event, str(error)) == ("request.crashed", "a secret")
+
+
+class Remembered(dict[str, Any]):
+    """A request's scope, of which it can be seen whether it is still there."""
+
+
+async def test_an_answered_request_leaves_nothing_to_the_garbage_collector(dsn: str):
+    app = make_app(dsn)
+    scopes: list[weakref.ref[Remembered]] = []
+
+    async def remembering(scope: Any, receive: Any, send: Any) -> None:
+        scope = Remembered(scope)
+        scopes.append(weakref.ref(scope))
+        await app(scope, receive, send)  # pyright: ignore[reportArgumentType]
+
+    transport = httpx.ASGITransport(remembering)
+    async with client_of(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        gc.disable()
+        try:
+            added = await client.post("/tasks", json={"name": "a", "type": "anything", "payload": {}})
+            for path in (f"/tasks/{added.json()['added_task_id']}", "/tasks", "/stats", "/workers", "/liveness"):
+                assert (await client.get(path)).status_code == 200
+            assert len(scopes) == 6
+            assert [scope() for scope in scopes] == [None] * 6
+        finally:
+            gc.enable()

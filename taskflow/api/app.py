@@ -8,7 +8,7 @@ from typing import Any, Final
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.template import TemplateConfig
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Message, Scope
 
 from taskflow.api import (
     actions,
@@ -99,6 +99,12 @@ def create_app(
 
     traffic = Traffic()
 
+    async def begin_answer(message: Message, scope: Scope) -> None:
+        # One hook for both, for Litestar awaits each for each message.
+        if message["type"] == "http.response.start":
+            harden(message, scope)
+            traffic.count(message, scope)
+
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         limit = settings.server_time_out_in_seconds
@@ -136,7 +142,7 @@ def create_app(
         template_config=templates,
         lifespan=[lifespan],
         middleware=[traffic, TimeLimit(settings.server_time_out_in_seconds), Gate(settings.anonymous, rate_limit)],
-        before_send=[harden, traffic.count],
+        before_send=[begin_answer],
         exception_handlers=problems.ANSWERS,
         openapi_config=docs.describe(registry, settings),
         request_max_body_size=settings.server_max_body_bytes,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from litestar.types import Message, Scope
+from litestar.types import HTTPResponseStartEvent, Scope
 
 # Swagger UI carries pictures in its style sheet as data.
 POLICY: Final = (
@@ -35,13 +35,12 @@ REPLAYED: Final = "taskflow replayed"
 """In a request's state: the answer is that of an earlier request."""
 
 
-async def harden(message: Message, scope: Scope) -> None:
-    """Add the headers to the answer that begins with *message*; one of Litestar's before_send hooks."""
-    if message["type"] == "http.response.start":
-        path = scope["path"]
-        added = ON_PAGES if path == PAGES or path.startswith(f"{PAGES}/") else ALWAYS
-        if not path.startswith(ASSETS) and all(name.lower() != b"cache-control" for name, _ in message["headers"]):
-            added = (*added, NO_STORE)
-        if REPLAYED in scope["state"]:
-            added = (*added, (b"idempotent-replayed", b"true"))
-        message["headers"] = [*message["headers"], *added]
+def harden(start: HTTPResponseStartEvent, scope: Scope) -> None:
+    """Add the headers to the answer that begins with *start*."""
+    path = scope["path"]
+    added = ON_PAGES if path == PAGES or path.startswith(f"{PAGES}/") else ALWAYS
+    if not path.startswith(ASSETS) and all(name.lower() != b"cache-control" for name, _ in start["headers"]):
+        added = (*added, NO_STORE)
+    if REPLAYED in scope["state"]:
+        added = (*added, (b"idempotent-replayed", b"true"))
+    start["headers"] = [*start["headers"], *added]

@@ -5,13 +5,13 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPResponseStartEvent, Receive, Scope, Send
 
 from taskflow.metrics import Histogram
 
 
 class Traffic(ASGIMiddleware):
-    """Counts answers, and how long each took until its head; one of Litestar's before_send hooks as well."""
+    """Counts answers, and how long each took until its head."""
 
     def __init__(self) -> None:
         self.answers: Counter[tuple[str, str, str]] = Counter()
@@ -22,10 +22,10 @@ class Traffic(ASGIMiddleware):
         scope["state"]["began"] = time.monotonic()
         await next_app(scope, receive, send)
 
-    async def count(self, message: Message, scope: Scope) -> None:
-        """Count the answer that begins with *message*."""
+    def count(self, start: HTTPResponseStartEvent, scope: Scope) -> None:
+        """Count the answer that begins with *start*."""
         began: Any = scope["state"].get("began")  # none where no route was found
-        if message["type"] == "http.response.start" and began is not None and scope["type"] == "http":
+        if began is not None and scope["type"] == "http":
             path = scope["path_template"]
-            self.answers[scope["method"], path, str(message["status"])] += 1
+            self.answers[scope["method"], path, str(start["status"])] += 1
             self.seconds[(path,)].add(time.monotonic() - began)
