@@ -454,6 +454,19 @@ def test_tasks_that_come_in_before_the_mark_of_a_busy_worker_are_found(workers: 
     assert db.counts().get("queued", 0) > 0  # the others are not through yet: these overtook them
 
 
+def test_a_higher_priority_overtakes_a_backlog_that_a_busy_worker_drains(workers: Workers):
+    """In front of the marks of its own priority, and behind them."""
+    db = workers.database
+    first = db.enqueue("nap", priority="high")
+    db.enqueue_numbered("nap", 300)
+    workers.start_ready("--concurrency", "5", **SLOW_POLL)
+    db.await_status(first, "succeeded")
+    until(lambda: db.counts().get("succeeded", 0) >= 50)
+    for delay in (0, -3600):
+        db.await_status(db.enqueue("quick", priority="high", delay=delay), "succeeded", PROMPTLY)
+    assert db.counts().get("queued", 0) > 0
+
+
 def test_a_scheduled_task_starts_at_its_time_and_not_before(workers: Workers):
     db = workers.database
     workers.start_sleepy()

@@ -11,6 +11,7 @@ from taskflow import logs
 from taskflow.database import Database, connect
 from taskflow.migrate import migrate
 from taskflow.model import NewTask, Priority
+from taskflow.process import keep_loaded
 from taskflow.queue.enqueue import enqueue_many
 from taskflow.registry import Registry
 from taskflow.settings import Settings
@@ -64,6 +65,7 @@ async def worker(idx):
         health_host=DEFAULTS.health_host,
         health_port=None,
     )
+    keep_loaded()  # as the command does
     ready_and_wait_go(idx)
     await run(options, registry, Database(DSN, DSN))
 
