@@ -1,13 +1,14 @@
 """Enqueue in the caller's own transaction, whatever library that is open in."""
 
 import inspect
+import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from taskflow.errors import InvalidTask
 from taskflow.model import Priority
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     import psycopg
 
 Payload = Mapping[str, Any] | Struct | None
+
+Call = Callable[[Mapping[str, Any], str], str]
+"""Makes the statement, given its parameters and how the driver writes one: ``%%(%s)s``."""
+
+Adapter = Callable[[Any, Call, dict[str, Any]], Any]
+"""Executes a call with its parameters on a connection of one library; the only value of its answer."""
 
 CASTS: Final = {"payload": "jsonb", "priority": "taskflow.priority", "scheduled_at": "timestamptz"}
 
@@ -79,32 +86,70 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     function ``taskflow.enqueue`` by name. Raises InvalidTask before anything reaches the database, and what the
     library raises.
     """
-    values = _values(type, payload, {name: value for name, value in options.items() if value is not None})
+    values = _values(type, payload, options)
+    return _execute(conn, _call, values, [type])
+
+
+@overload
+def enqueue_many(conn: "psycopg.Connection[Any]", tasks: Sequence[Mapping[str, Any]]) -> list[int]: ...
+@overload
+def enqueue_many(conn: "psycopg.AsyncConnection[Any]", tasks: Sequence[Mapping[str, Any]]) -> Awaitable[list[int]]: ...
+@overload
+def enqueue_many(conn: Any, tasks: Sequence[Mapping[str, Any]]) -> Any: ...
+def enqueue_many(conn: Any, tasks: Sequence[Mapping[str, Any]]) -> Any:
+    """Store *tasks* with one statement in the transaction that is open on *conn*; their ids in order, to be awaited if
+    *conn* is asynchronous. All or none.
+
+    Each task is a dict of what ``enqueue`` takes: ``type``, ``payload`` and the options by name, which are those of the
+    SQL function ``taskflow.enqueue_many``. A thousand a call are as fast as it gets. Raises as ``enqueue`` does; the
+    field of InvalidTask begins with the task's index: ``[7].payload.to``.
+    """
+    checked = [_values_of(index, task) for index, task in enumerate(tasks)]
+    try:
+        values = {"tasks": msgspec.json.encode(checked).decode()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidTask("tasks", f"cannot be written as JSON: {error}") from error
+    return _execute(conn, _call_many, values, [task["type"] for task in checked])
+
+
+def _execute(conn: Any, call: Call, values: dict[str, Any], types: Sequence[str]) -> Any:
+    """Execute *call* with *values*; while spans are recorded within one, which goes with the tasks."""
     adapter = adapter_of(conn)
-    return adapter(conn, values) if find_tracer() is None else _traced(adapter, conn, values)
+    if find_tracer() is None:
+        return adapter(conn, call, values)
 
-
-def _traced(adapter: Callable[[Any, dict[str, Any]], Any], conn: Any, values: dict[str, Any]) -> Any:
-    """The same within a span, which goes with the task."""
-
-    async def run() -> int:
-        with sending([values["type"]]) as headers:
-            return await adapter(conn, values | headers)
+    async def run() -> Any:
+        with sending(types) as headers:
+            return await adapter(conn, call, values | headers)
 
     if inspect.iscoroutinefunction(getattr(conn, "execute", None)):
         return run()
-    with sending([values["type"]]) as headers:
-        return adapter(conn, values | headers)
+    with sending(types) as headers:
+        return adapter(conn, call, values | headers)
 
 
-def _values(type: str, payload: Payload, options: dict[str, Any]) -> dict[str, Any]:
+def _values_of(index: int, task: Mapping[str, Any]) -> dict[str, Any]:
+    """The object that the SQL function takes for *task*, which is the one at *index*."""
+    options = dict(task)
+    try:
+        type, payload = options.pop("type", ""), options.pop("payload", None)
+        values = _values(type, payload, options)
+    except InvalidTask as error:
+        raise InvalidTask(f"[{index}].{error.field}", error.problem) from error
+    return values | {"payload": Raw(values["payload"].encode())}
+
+
+def _values(type: str, payload: Payload, options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the SQL function, checked: a statement that fails would end the caller's transaction."""
+    options = {name: value for name, value in options.items() if value is not None}
     encoded = encode_payload(payload)
     for field, text in (("type", type), ("name", options.get("name", type))):
         if not 1 <= len(text) <= 128 or storable(text) != text:
             raise InvalidTask(field, "has 1 to 128 characters, without U+0000 and lone surrogates")
     if "priority" in options:
         options["priority"] = _priority(options["priority"])
+    if not math.isfinite(options.get("delay", 0)):
+        raise InvalidTask("delay", "must be a number of seconds")
     if "delay" in options and "scheduled_at" in options:
         raise InvalidTask("scheduled_at", "must not be given beside delay")
     if (given := options.get("scheduled_at")) is not None and given.tzinfo is None:
@@ -151,59 +196,71 @@ def _call(names: Mapping[str, Any], placeholder: str) -> str:
             value = f"CAST({value} AS {cast_to})"
         arguments.append(f"{name} => {value}")
     call = f"SELECT taskflow.enqueue({', '.join(arguments)}) AS id"  # OPTION has checked the names
-    if TRACEPARENT not in names:
-        return call
+    return call if TRACEPARENT not in names else _traced(call, "SELECT id FROM task", placeholder)
+
+
+def _call_many(names: Mapping[str, Any], placeholder: str) -> str:
+    call = f"SELECT taskflow.enqueue_many(CAST({placeholder % 'tasks'} AS jsonb)) AS id"
+    if TRACEPARENT in names:
+        return _traced(call, "SELECT array_agg(id ORDER BY id) FROM task", placeholder)
+    return f"SELECT ARRAY({call})"
+
+
+def _traced(call: str, answer: str, placeholder: str) -> str:
+    """The statement that gives *answer* from the ids of *call*, and keeps the span that their tasks come from."""
     traced = """
     WITH task AS MATERIALIZED ({call}), kept AS (
         INSERT INTO taskflow.traces (task_id, traceparent)
         SELECT id, CAST({traceparent} AS text) FROM task
         ON CONFLICT DO NOTHING
     )
-    SELECT id FROM task
+    {answer}
     """
-    return traced.replace("{call}", call).replace("{traceparent}", placeholder % TRACEPARENT)
+    return (
+        traced.replace("{call}", call).replace("{traceparent}", placeholder % TRACEPARENT).replace("{answer}", answer)
+    )
 
 
-def _psycopg(conn: Any, values: dict[str, Any]) -> Any:
+def _psycopg(conn: Any, call: Call, values: dict[str, Any]) -> Any:
     from psycopg.rows import tuple_row
 
-    statement = _call(values, "%%(%s)s").encode()
+    statement = call(values, "%%(%s)s").encode()
     if not inspect.iscoroutinefunction(conn.execute):
         with conn.cursor(row_factory=tuple_row) as cursor:
             return cursor.execute(statement, values).fetchone()[0]
 
-    async def run() -> int:
+    async def run() -> Any:
         async with conn.cursor(row_factory=tuple_row) as cursor:
             return (await (await cursor.execute(statement, values)).fetchone())[0]
 
     return run()
 
 
-def _sqlalchemy(conn: Any, values: dict[str, Any]) -> Any:
+def _sqlalchemy(conn: Any, call: Call, values: dict[str, Any]) -> Any:
     from sqlalchemy import text
 
-    statement = text(_call(values, ":%s"))
+    statement = text(call(values, ":%s"))
     if not inspect.iscoroutinefunction(conn.execute):
         return conn.execute(statement, values).scalar_one()
 
-    async def run() -> int:
+    async def run() -> Any:
         return (await conn.execute(statement, values)).scalar_one()
 
     return run()
 
 
-def _django(conn: Any, values: dict[str, Any]) -> int:
+def _django(conn: Any, call: Call, values: dict[str, Any]) -> Any:
     with conn.cursor() as cursor:
-        cursor.execute(_call(values, "%%(%s)s"), values)
+        cursor.execute(call(values, "%%(%s)s"), values)
         return cursor.fetchone()[0]
 
 
-ADAPTERS: Final = {"psycopg": _psycopg, "sqlalchemy": _sqlalchemy, "django": _django}
+ADAPTERS: Final[dict[str, Adapter]] = {"psycopg": _psycopg, "sqlalchemy": _sqlalchemy, "django": _django}
 
 
-def adapter_of(conn: Any) -> Callable[[Any, dict[str, Any]], Any]:
+def adapter_of(conn: Any) -> Adapter:
     """The adapter of the library that the class of *conn*, or one of its bases, comes from."""
     for base in type(conn).__mro__:
         if adapter := ADAPTERS.get(base.__module__.partition(".")[0]):
-            return cast(Callable[[Any, dict[str, Any]], Any], adapter)
+            return adapter
     raise TypeError(f"enqueue() takes a connection of {', '.join(ADAPTERS)}; got {type(conn).__qualname__}")

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from serving import served_in_a_thread
 from support import Workers
 
-from taskflow import enqueue, schedules, tracing
+from taskflow import enqueue, enqueue_many, schedules, tracing
 from taskflow.client import AsyncClient, BadRequest, Client
 from taskflow.database import Connection
 from taskflow.model import NewSchedule
@@ -113,10 +113,13 @@ async def test_an_enqueue_in_a_transaction_leaves_its_span_beside_the_task(dsn: 
             first = enqueue(caller, "report")
         async with await psycopg.AsyncConnection.connect(dsn) as caller:
             second = await enqueue(caller, "report")
+            third, fourth = await enqueue_many(caller, [{"type": "report"}, {"type": "letter"}])
         with psycopg.connect(dsn) as caller, pytest.raises(psycopg.Error):
             enqueue(caller, "broken", no_such_option=1)
     one, two = spans.named("enqueue report")
     assert await find_traces(conn, [first, second]) == {first: traceparent(one), second: traceparent(two)}
+    many = spans.only("enqueue (several)")
+    assert await find_traces(conn, [third, fourth]) == dict.fromkeys([third, fourth], traceparent(many))
     assert parent_of(one) == root.get_span_context().span_id
     assert one.kind is SpanKind.PRODUCER
     assert attributes(one) == {

@@ -16,12 +16,13 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from taskflow import enqueue, task
+from taskflow import enqueue, enqueue_many, task
 from taskflow.database import Connection
 from taskflow.errors import InvalidTask
 from taskflow.registry import registry
 
 ENQUEUE: Any = enqueue
+ENQUEUE_MANY: Any = enqueue_many
 Opened = AsyncGenerator[tuple[Any, Callable[[], Any]]]
 """A connection, and how to commit."""
 
@@ -140,6 +141,30 @@ async def test_a_task_is_there_when_its_transaction_commits_and_never_if_it_roll
     assert row["scheduled_at"] - row["created_at"] == timedelta(seconds=60)
 
 
+@pytest.mark.filterwarnings("ignore:.*async-unsafe")
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
+async def test_many_tasks_are_there_when_their_transaction_commits_and_never_if_it_rolls_back(
+    conn: Connection, dsn: str, library: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    tasks: list[dict[str, Any]] = [{"type": "print", "payload": {"to": f"100 %: é {n}"}} for n in range(1500)]
+    tasks[7] |= {"name": "the seventh", "priority": "high", "delay": 60, "max_attempts": 2, "order_key": "a key"}
+    async with library(dsn) as (mine, _):
+        await settle(ENQUEUE_MANY(mine, tasks))
+    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks") == 0
+    async with library(dsn) as (mine, commit):
+        ids = await settle(ENQUEUE_MANY(mine, tasks))
+        assert await settle(ENQUEUE_MANY(mine, [])) == []
+        assert await ask(conn, "SELECT count(*) FROM taskflow.tasks") == 0
+        await settle(commit())
+    cursor = await conn.execute("SELECT id, payload FROM taskflow.tasks ORDER BY id")
+    assert await cursor.fetchall() == [(id, task["payload"]) for id, task in zip(ids, tasks, strict=True)]
+    row = await look(conn, ids[7])
+    assert (row["name"], row["priority"], row["max_attempts"], row["held"]) == ("the seventh", "high", 2, True)
+    assert row["scheduled_at"] - row["created_at"] == timedelta(seconds=60)
+    assert (await look(conn, ids[8]))["name"] == "print"
+
+
 async def test_what_is_left_out_is_what_the_sql_function_says(conn: Connection):
     row = await look(conn, await enqueue(conn, "print"))
     assert (row["name"], row["priority"], row["payload"], row["max_attempts"]) == ("print", "normal", {}, 5)
@@ -165,6 +190,14 @@ async def test_a_registered_type_checks_its_payload_and_brings_its_attempts(conn
     assert (row["payload"], row["max_attempts"]) == ({"weight": 7}, 2)
     with pytest.raises(InvalidTask, match=r"payload\.weight"):
         await enqueue(conn, "send_parcel", {"weight": "heavy"})
+    light, heavy = (
+        {"type": "send_parcel", "payload": Parcel(1)},
+        {"type": "send_parcel", "payload": {"weight": "heavy"}},
+    )
+    with pytest.raises(InvalidTask, match=r"\[1\]\.payload\.weight"):
+        await enqueue_many(conn, [light, heavy])
+    (id,) = await enqueue_many(conn, [light])
+    assert (await look(conn, id))["max_attempts"] == 2
 
 
 class Pair(Struct, array_like=True):
@@ -184,6 +217,7 @@ class Pair(Struct, array_like=True):
         ("name", {"name": "\0"}),
         ("name", {"name": "\ud800"}),
         ("priority", {"priority": "urgent"}),
+        ("delay", {"delay": float("nan")}),
         ("max_attempts", {"max_attempts": 0}),
         ("scheduled_at", {"scheduled_at": datetime(2030, 1, 1)}),
         ("scheduled_at", {"scheduled_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}),
@@ -197,12 +231,22 @@ async def test_what_cannot_be_stored_is_refused_before_it_could_end_the_transact
         with pytest.raises(InvalidTask) as refused:
             ENQUEUE(conn, **({"type": "print"} | wrong))
         assert refused.value.field == field
+        with pytest.raises(InvalidTask) as refused:
+            ENQUEUE_MANY(conn, [{"type": "print"}, {"type": "print"} | wrong])
+        assert refused.value.field == f"[1].{field}"
         assert await ask(conn, "SELECT 1") == 1
 
 
 async def test_an_option_that_the_sql_function_does_not_know_is_postgres_own_error(conn: Connection):
     with pytest.raises(psycopg.errors.UndefinedFunction, match="colour"):
         await enqueue(conn, "print", colour="red")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="colour"):
+        await enqueue_many(conn, [{"type": "print", "colour": "red"}])
+
+
+async def test_an_option_that_json_cannot_hold_is_refused_before_it_could_end_the_transaction(conn: Connection):
+    with pytest.raises(InvalidTask, match="cannot be written as JSON"):
+        enqueue_many(conn, [{"type": "print", "order_key": object()}])
 
 
 def test_other_connections_are_refused_by_name():

@@ -7,26 +7,24 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
-from typing import Final
+from typing import Any, Final, LiteralString
 
 import httpx
 import msgspec
-from msgspec import Raw
 
-from taskflow.bench.backlogs import FILL, clear
+from taskflow.bench.backlogs import clear
 from taskflow.bench.report import Figure, Result
 from taskflow.bench.servers import run_taskflow_server
 from taskflow.bench.stage import BenchmarkFailed, Session, Stage, one, settle
 from taskflow.cli.context import run_async
 from taskflow.database import connect
-from taskflow.model import NewTask
-from taskflow.queue.enqueue import enqueue_many
+from taskflow.transactions import enqueue_many
 
 BATCH: Final = 1000
 BARS: Final = {"python": 100_000, "sql": 100_000, "http": 40_000}
 LABELS: Final = {
     "python": "Python: enqueue_many",
-    "sql": "SQL: INSERT … SELECT",
+    "sql": "SQL: taskflow.enqueue_many",
     "http": "HTTP: POST /tasks/batch",
 }
 
@@ -37,28 +35,39 @@ Sender = Callable[[Batches], Coroutine[None, None, None]]
 """Enqueues batches on a connection of its own while there are any."""
 
 
+def make_task(number: int) -> dict[str, Any]:
+    """A task as Python and the API take it."""
+    return {"name": "bench", "type": "noop", "payload": {"i": number}}
+
+
 async def send_by_python(dsn: str, batches: Batches) -> None:
     """The making of the tasks counts as well."""
     async with await connect(dsn, "taskflow bench") as conn:
         for first in batches:
-            numbers = range(first, first + BATCH)
-            await enqueue_many(
-                conn, [NewTask(name="bench", type="noop", payload=Raw(b'{"i": %d}' % i)) for i in numbers]
-            )
+            await enqueue_many(conn, [make_task(number) for number in range(first, first + BATCH)])
+
+
+# The making of the tasks counts as well.
+ENQUEUE: Final[LiteralString] = """
+SELECT count(*) FROM taskflow.enqueue_many((
+    SELECT jsonb_agg(jsonb_build_object('name', 'bench', 'type', 'noop', 'payload', jsonb_build_object('i', number)))
+    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+))
+"""
 
 
 async def send_by_sql(dsn: str, batches: Batches) -> None:
-    """The rows are made in Postgres."""
+    """The tasks are made in Postgres."""
     async with await connect(dsn, "taskflow bench") as conn:
         for first in batches:
-            await conn.execute(FILL, {"type": "noop", "first": first, "last": first + BATCH - 1})
+            await conn.execute(ENQUEUE, {"first": first, "last": first + BATCH - 1})
 
 
 async def send_over_http(url: str, batches: Batches) -> None:
     """The making of the bodies counts as well."""
     async with httpx.AsyncClient(trust_env=False, timeout=60, headers={"Content-Type": "application/json"}) as client:
         for first in batches:
-            tasks = [{"name": "bench", "type": "noop", "payload": {"i": i}} for i in range(first, first + BATCH)]
+            tasks = [make_task(number) for number in range(first, first + BATCH)]
             response = await client.post(f"{url}/tasks/batch", content=msgspec.json.encode(tasks))
             if response.status_code != 200 or len(response.json()["added_task_ids"]) != BATCH:
                 raise BenchmarkFailed(f"POST /tasks/batch answered {response.status_code}: {response.text[:200]}")
