@@ -10,7 +10,7 @@ from msgspec import Raw
 from taskflow import logs
 from taskflow.database import Database, connect
 from taskflow.migrate import migrate
-from taskflow.model import NewTask, Priority
+from taskflow.model import EVERYDAY, NewTask, Priority
 from taskflow.process import keep_loaded
 from taskflow.queue.enqueue import enqueue_many
 from taskflow.registry import Registry
@@ -55,7 +55,7 @@ async def worker(idx):
 
     options = WorkerOptions(
         name=f"bench-{idx}-{os.getpid()}",
-        priorities=(Priority.NORMAL,),
+        priorities=EVERYDAY,
         concurrency=CONCURRENCY,
         time_out=DEFAULTS.worker_time_out_in_seconds,
         grace=DEFAULTS.worker_grace_in_seconds,

@@ -1,6 +1,7 @@
-"""CPU seconds of workers, of Postgres and of everybody else, from /proc."""
+"""CPU seconds of workers, of Postgres and of everybody else, and memory, from /proc."""
 
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +13,15 @@ PROC = Path("/proc")
 
 
 class Usage(Struct, frozen=True):
-    """CPU seconds; None where they cannot be known. ``others`` is the rest of the machine's busy time."""
+    """CPU seconds; None where they cannot be known. ``others`` is the rest of the machine's busy time.
+
+    ``seconds`` is when that was on the monotonic clock, or how long the use of ``since`` lasted.
+    """
 
     workers: float | None
     postgres: float | None
     others: float | None
+    seconds: float
 
     def since(self, earlier: "Usage") -> "Usage":
         """What was used between *earlier* and this."""
@@ -24,6 +29,7 @@ class Usage(Struct, frozen=True):
             _minus(self.workers, earlier.workers),
             _minus(self.postgres, earlier.postgres),
             _minus(self.others, earlier.others),
+            self.seconds - earlier.seconds,
         )
 
 
@@ -40,13 +46,24 @@ class Meter:
 
     def read(self) -> Usage:
         """The CPU time used so far."""
+        now = time.monotonic()
         if not (PROC / "stat").exists():
-            return Usage(None, None, None)
+            return Usage(None, None, None, now)
         workers = sum(_seconds(pid) for pid in self._workers)
         if self._postmaster is None:
-            return Usage(workers, None, None)
+            return Usage(workers, None, None, now)
         postgres = _seconds(self._postmaster) + sum(_seconds(pid) for pid in _children(self._postmaster))
-        return Usage(workers, postgres, _busy() - workers - postgres - _seconds(os.getpid()))
+        return Usage(workers, postgres, _busy() - workers - postgres - _seconds(os.getpid()), now)
+
+
+def resident(pids: Iterable[int]) -> float | None:
+    """The most memory in MB that one of the processes has had so far (VmHWM); None where it cannot be known."""
+    found: list[float] = []
+    for pid in pids:
+        with suppress(OSError):
+            status = (PROC / str(pid) / "status").read_text()
+            found += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+    return max(found, default=None)
 
 
 def find_postmaster(dsn: str) -> int | None:

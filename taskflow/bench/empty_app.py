@@ -1,5 +1,6 @@
 """The limit of ``POST /tasks``: a Litestar app that validates the body as Taskflow does, and stores nothing."""
 
+import gc
 from typing import Final
 
 from litestar import Litestar, get, post
@@ -8,6 +9,8 @@ from taskflow.api.body import read_task
 from taskflow.api.services import ApiRequest
 from taskflow.api.tasks import Added
 from taskflow.bench.workers import HANDLERS
+from taskflow.cli.server import YOUNG
+from taskflow.process import keep_loaded
 from taskflow.registry import load
 from taskflow.settings import Settings
 
@@ -28,3 +31,7 @@ async def readiness() -> None:
 
 
 app = Litestar([add_task, readiness], logging_config=None)
+
+# As Taskflow's server does.
+keep_loaded()
+gc.set_threshold(YOUNG)

@@ -20,6 +20,8 @@ TICK: Final = 0.05
 FLAT_BAR: Final = 0.95
 DEAD_BAR: Final = 0.2
 """Dead rows for each live one that autovacuum may let gather."""
+INDEX_BAR: Final = 0.1
+"""Bytes of the working indexes for each byte of the table: what is finished leaves them as vacuum comes by."""
 
 
 class Sample(Struct, frozen=True):
@@ -83,6 +85,7 @@ def run(stage: Stage, minutes: float, tasks: int, concurrency: int) -> Result:
 def figures(peak: float, rates: list[float], count: int, samples: list[Sample]) -> list[Figure]:
     """*count* of the *rates* make a minute, or half of a run that is shorter than two."""
     first, last = (sum(some) / count for some in (rates[:count], rates[-count:]))
+    indexes = samples[-1].working_index_bytes / samples[-1].table_bytes
     live = sum(rates) / len(rates) * samples[-1].seconds
     return [
         Figure("peak_tasks_per_second", "drain before", peak, "tasks/s"),
@@ -94,6 +97,7 @@ def figures(peak: float, rates: list[float], count: int, samples: list[Sample]) 
         Figure("table_bytes_per_task", "table", samples[-1].table_bytes / live, "bytes/task"),
         Figure("primary_key_bytes_per_task", "primary key", samples[-1].primary_key_bytes / live, "bytes/task"),
         Figure("working_index_bytes", "working indexes, most", max(s.working_index_bytes for s in samples), "bytes"),
+        Figure("working_index_share", "working indexes / table, at the end", indexes, at_most=INDEX_BAR),
     ]
 
 
