@@ -14,7 +14,7 @@ recovery    the operator's command that re-queues old ``queued`` or ``failed`` t
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -182,7 +182,7 @@ class Succeeded(Struct, frozen=True):
     result: bytes | None = None
 
 
-DONE = Succeeded()
+DONE: Final = Succeeded()
 """The outcome of a handler that returned nothing."""
 
 

@@ -176,3 +176,36 @@ def test_a_worker_that_is_stopped_in_a_burst_leaves_nothing_running_and_loses_no
     assert db.one(
         "SELECT bool_and(max_attempts - attempt = CASE status WHEN 'queued' THEN 5 ELSE 4 END) FROM taskflow.tasks"
     )
+
+
+INSTANT_APP = """
+import atexit, os
+from pathlib import Path
+from taskflow import task
+from taskflow.logs import current_task
+
+ran = []
+atexit.register(lambda: Path(f"ran.{os.getpid()}").write_text(" ".join(map(str, ran))))
+
+@task("instant")
+async def instant(payload: dict):
+    ran.append(current_task.get().id)
+"""
+
+
+def test_forty_thousand_tasks_in_the_bursts_of_four_workers_run_once_each(workers: Workers):
+    db = workers.database
+    (workers.directory / "instant.py").write_text(INSTANT_APP)
+    names = ["1", "2", "3", "4"]
+    started = [workers.start_ready("--app", "instant", "--id", name, "--concurrency", "100") for name in names]
+    for _ in range(4):
+        db.enqueue_numbered("instant", 10_000)
+    db.await_all("succeeded", 90)
+    assert [worker.end(signal.SIGTERM) for worker in started] == [0] * len(names)
+    ran = [list(map(int, file.read_text().split())) for file in workers.directory.glob("ran.*")]
+    assert sorted(id for ids in ran for id in ids) == [
+        id for (id,) in db.rows("SELECT id FROM taskflow.tasks ORDER BY 1")
+    ]
+    assert all(ran)
+    assert db.one("SELECT max(count) FROM (SELECT count(*) FROM taskflow.tasks GROUP BY started_at, worker_id)") > 100
+    assert db.rows("SELECT DISTINCT outcome::text FROM taskflow.attempts") in ([], [("released",)])

@@ -72,6 +72,7 @@ def db(dsn: str) -> Iterator[Database]:
 
 @pytest.fixture
 async def desk(dsn: str, db: Database, make_task: MakeTask, make_worker: MakeWorker) -> AsyncIterator[Desk]:
+    await eventually(lambda: not db.sessions(PURPOSE))  # of the desk before
     link = Link(dsn, PURPOSE, statement_timeout=60)
     woken = asyncio.Event()
     worker = await make_worker()
@@ -86,7 +87,7 @@ async def desk(dsn: str, db: Database, make_task: MakeTask, make_worker: MakeWor
 
 @pytest.mark.usefixtures("desk")
 async def test_its_session_is_there_before_the_first_outcome(db: Database):
-    await eventually(lambda: db.rows("SELECT FROM pg_stat_activity WHERE application_name = %s", PURPOSE))
+    await eventually(lambda: db.sessions(PURPOSE))
 
 
 @pytest.fixture

@@ -299,18 +299,19 @@ async def test_an_answer_is_read_while_handlers_that_never_wait_are_still_runnin
     assert len(ground.outcomes) == 20
 
 
-async def test_handlers_that_never_wait_run_many_in_a_row(ground: Ground):
+async def test_handlers_that_never_wait_run_many_in_a_row(ground: Ground, clock: Clock):
     """Each turn of the event loop between them costs several times what they do."""
     lanes: list[object] = []
 
     @ground.registry.task("instant")
     async def instant() -> None:
         lanes.append(asyncio.current_task())
+        clock.now += SHARE / 100
 
     ground.slots.start([claimed(id, type="instant") for id in range(1, 1001)])
     assert await ground.slots.wait_for_all(30)
     assert len(lanes) == 1000
-    assert len(set(lanes)) == 1
+    assert 9 <= len(set(lanes)) <= 11
 
 
 async def test_a_handler_that_cancels_itself_or_waits_leaves_its_lane_to_nobody(ground: Ground):

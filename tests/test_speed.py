@@ -13,9 +13,11 @@ from taskflow.migrate import migrate
 
 TASKS = 10_000
 
+COUNTED = "SELECT calls, rows, query FROM pg_stat_statements ORDER BY rows DESC"
+
 
 def test_a_drain_is_not_far_from_hand_written_sql(work_dir: Path, server: str) -> None:
-    """On a quiet machine it is 0.7, and on a busy one no less, for by hand the same cores are busy."""
+    """On a quiet machine it is about 0.7; a busy one takes as much from SQL by hand."""
     done = run(work_dir, "taskflow", "bench", "drain", "--tasks", "20000", "--rounds", "3", "--dsn", server, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["figures"]["ratio"] > 0.3
@@ -48,7 +50,9 @@ def test_ten_thousand_tasks_take_some_dozens_of_statements(observed: Workers) ->
     db.conn.execute("SELECT pg_stat_statements_reset()")
     observed.start_ready("--app", "nothing", "--priority", "normal", "--concurrency", "100")
     db.await_all("succeeded")
-    counted = db.rows("SELECT calls, rows, query FROM pg_stat_statements ORDER BY rows DESC")
-    assert [rows for _, rows, _ in counted if rows > TASKS / 100] == [TASKS, TASKS], counted  # claimed, finished
+    (released,) = db.rows("SELECT count(*) FROM taskflow.attempts")[0]  # where the machine stood still in a burst
+    counted = [row for row in db.rows(COUNTED) if "GROUP BY status" not in row[2]]  # which is how this test waits
+    assert [rows for _, rows, _ in counted if rows > TASKS / 10] == [TASKS + released, TASKS], counted
     assert max(calls for calls, _, _ in counted) <= TASKS / 100, counted
-    assert db.one("SELECT max(attempt) FROM taskflow.tasks") == 1
+    assert sum(calls for calls, _, _ in counted) <= TASKS / 20, counted  # the chores of each second among them
+    assert db.one("SELECT sum(attempt) FROM taskflow.tasks") == TASKS + released

@@ -444,13 +444,16 @@ def test_a_task_of_a_transaction_that_commits_late_is_found(workers: Workers, tm
 
 
 def test_tasks_that_come_in_before_the_mark_of_a_busy_worker_are_found(workers: Workers):
+    """Overdue ones, and one that was inserted before all others and is committed now."""
     db = workers.database
-    db.enqueue_numbered("nap", 300)
-    workers.start_ready("--concurrency", "5", **SLOW_POLL)
-    until(lambda: db.counts().get("succeeded", 0) >= 50)
+    with psycopg.connect(db.dsn) as late:
+        ((task,),) = late.execute("SELECT taskflow.enqueue('quick')").fetchall()
+        db.enqueue_numbered("nap", 1000)
+        workers.start_ready("--concurrency", "5", **SLOW_POLL)
+        until(lambda: db.counts().get("succeeded", 0) >= 50)
     overdue = [db.enqueue("quick", delay=-delay) for delay in (3600, 60, 86_400)]
-    for task in overdue:
-        db.await_status(task, "succeeded", PROMPTLY)
+    for found in (task, *overdue):
+        db.await_status(found, "succeeded", PROMPTLY)
     assert db.counts().get("queued", 0) > 0  # the others are not through yet: these overtook them
 
 
@@ -458,7 +461,7 @@ def test_a_higher_priority_overtakes_a_backlog_that_a_busy_worker_drains(workers
     """In front of the marks of its own priority, and behind them."""
     db = workers.database
     first = db.enqueue("nap", priority="high")
-    db.enqueue_numbered("nap", 300)
+    db.enqueue_numbered("nap", 1000)
     workers.start_ready("--concurrency", "5", **SLOW_POLL)
     db.await_status(first, "succeeded")
     until(lambda: db.counts().get("succeeded", 0) >= 50)

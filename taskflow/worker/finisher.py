@@ -85,6 +85,7 @@ class Finisher:
     async def run(self) -> None:
         """Record outcomes until cancelled."""
         await self._link.get()  # not only when the first outcome waits for it
+        self._link.works()
         while True:
             await self._wake.wait()
             self._wake.clear()

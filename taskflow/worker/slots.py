@@ -24,7 +24,7 @@ OBEDIENCE: Final = 5.0
 """Seconds in which a cancelled handler is expected to end."""
 
 SHARE: Final = 0.001
-"""Seconds for which handlers that never wait run in a row before Postgres's answers are looked at again: until then its
+"""Seconds for which a lane runs handlers that never wait before Postgres's answers are looked at again: until then its
 sessions have nothing to do.
 """
 
@@ -119,8 +119,8 @@ class Slots:
             self._was_late = True
             self._started = time.monotonic()
             free = min(free, 1)
-        elif not self._running:  # who does not wait needs no more
-            free = 1
+        if not self._running:  # who does not wait needs no more
+            free = min(free, 1)
         self._add_lanes(min(len(self._waiting), free))
 
     async def _run_lane(self) -> None:
@@ -153,6 +153,7 @@ class Slots:
     def _tell(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         if not attempt.reported:
             attempt.reported = True
+            # To look up an enum's member costs more than to find that there was no interruption.
             if attempt.interruption is not None and attempt.interruption is Interruption.CANCELLED:
                 outcome = Cancelled()  # a sync handler may have ended in any way
             if self._meter is not None:
