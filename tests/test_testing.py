@@ -14,7 +14,7 @@ import pytest
 from commands import environment
 from msgspec import Struct
 
-from taskflow import Backoff, Limit, enqueue, task
+from taskflow import Backoff, Limit, enqueue, enqueue_many, task
 from taskflow.errors import InvalidTask, UnknownTaskType
 from taskflow.model import Status
 from taskflow.registry import registry
@@ -102,6 +102,16 @@ def test_a_time_limit_holds_inline_too():
 async def test_a_task_is_run_where_an_event_loop_runs():
     assert run_task("add", {"numbers": [1]}).result == 1
     assert (await run_task_async("add", {"numbers": [2]})).result == 2
+
+
+async def test_many_inline_tasks_run_one_after_the_other_where_they_are_enqueued():
+    tasks = [{"type": "add", "payload": Sum([number, 1])} for number in range(3)]
+    with inline() as ran:
+        assert enqueue_many(None, tasks) == [1, 2, 3]
+        assert [one.result for one in ran] == [1, 2, 3]
+        with pytest.raises(TaskNotSucceeded):
+            enqueue_many(None, [{"type": "fail", "max_attempts": 1}, *tasks])
+        assert len(ran) == 4
 
 
 async def test_inline_tasks_run_where_they_are_enqueued():

@@ -23,8 +23,6 @@ class Mark(Struct, frozen=True):
 START: Final = Mark(0.0, 0)
 """Before every task."""
 
-RANK: Final = {priority.value: rank for rank, priority in enumerate(Priority)}
-
 # A crash of Postgres that forgets a claim merely re-queues the task, so the claim's commit is not waited for.
 # `= ANY(ARRAY(…))`: with IN, the planner may claim more than the limit, or scan the whole table.
 # CASE: for `<> ALL` of unknown types, the planner expects that nothing is left, and does not walk the index.
@@ -32,6 +30,7 @@ RANK: Final = {priority.value: rank for rank, priority in enumerate(Priority)}
 # SKIP LOCKED waits all the same where a row was changed twice since the statement began; as tasks are locked in the
 # order of claiming, and others lock them by id, two may wait for each other. The claim gives in, before Postgres looks
 # for deadlocks (after a second) and takes it out on somebody else.
+# A priority is told by its place among those that were asked for: its name costs twice as much to make and to send.
 CLAIM = """
 UPDATE taskflow.tasks AS task
 SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
@@ -56,7 +55,8 @@ WHERE task.id = ANY (ARRAY(
                 AND set_config('lock_timeout', '500ms', true) = '500ms'
          FROM taskflow.workers
          WHERE id = %(worker)s AND stopped_at IS NULL)
-RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name, task.priority::text,
+RETURNING task.id, task.attempt, task.max_attempts, task.type, task.payload::text, task.name,
+          array_position(%(priorities)s::taskflow.priority[], task.priority) - 1,
           date_part('epoch', task.scheduled_at)
 """
 
@@ -92,11 +92,15 @@ async def claim(
     rows = await cursor.fetchall()
     rows.sort(key=itemgetter(7, 0))  # UPDATE … RETURNING has no order
     last = {row[6]: row for row in rows}
-    for priority, row in last.items():
-        marks[Priority(priority)] = Mark(row[7], row[0])
+    asked = dict(enumerate(priorities))
+    for place, row in last.items():
+        marks[asked[place]] = Mark(row[7], row[0])
     if len(last) > 1:
-        rows.sort(key=lambda row: RANK[row[6]])
-    return [ClaimedTask(*row) for row in rows]
+        rows.sort(key=itemgetter(6))
+    return [
+        ClaimedTask(id, attempt, most, type, payload, name, asked[place], due_since)
+        for id, attempt, most, type, payload, name, place, due_since in rows
+    ]
 
 
 # From now on, so that the index entries of what was claimed before are not read; but a task that became due between the

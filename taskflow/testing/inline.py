@@ -1,10 +1,12 @@
 """Run tasks where they are enqueued, without a database."""
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
+
+import msgspec
 
 from taskflow import transactions
 from taskflow.model import ClaimedTask, Priority
@@ -18,8 +20,8 @@ MAX_ATTEMPTS = 5
 def inline(*, succeed: bool = True) -> Generator[list[Ran]]:
     """Inside of it, ``enqueue(conn, …)`` runs the task at once, once, whatever its delay; yields what was run so far.
 
-    Nothing reaches a database, and *conn* may be anything; it is awaited if ``conn.execute`` would be. Where a task
-    does not succeed, ``enqueue`` raises TaskNotSucceeded, unless *succeed* is false.
+    ``enqueue_many`` runs one after the other. Nothing reaches a database, and *conn* may be anything; it is awaited if
+    ``conn.execute`` would be. Where a task does not succeed, both raise TaskNotSucceeded, unless *succeed* is false.
     """
     ran: list[Ran] = []
     ids = iter(range(1, 2**63))
@@ -40,12 +42,19 @@ def inline(*, succeed: bool = True) -> Generator[list[Ran]]:
             check([one])
         return id
 
-    def enqueue(conn: Any, values: dict[str, Any]) -> Any:
-        is_async = inspect.iscoroutinefunction(getattr(conn, "execute", None))
-        return attempt(values) if is_async else at_once(lambda: attempt(values))
+    async def attempt_each(tasks: str) -> list[int]:
+        decoded = msgspec.json.decode(tasks, type=list[dict[str, Any]])
+        return [await attempt(task | {"payload": msgspec.json.encode(task["payload"]).decode()}) for task in decoded]
 
-    def adapter_of(_conn: Any) -> Callable[[Any, dict[str, Any]], Any]:
-        return enqueue
+    def execute(conn: Any, _call: transactions.Call, values: Mapping[str, Any]) -> Any:
+        def run_now() -> Coroutine[Any, Any, Any]:
+            return attempt_each(values["tasks"]) if "tasks" in values else attempt(values)
+
+        is_async = inspect.iscoroutinefunction(getattr(conn, "execute", None))
+        return run_now() if is_async else at_once(run_now)
+
+    def adapter_of(_conn: Any) -> transactions.Adapter:
+        return execute
 
     with patch.object(transactions, "adapter_of", adapter_of):
         yield ran
