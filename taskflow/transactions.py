@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
@@ -32,6 +33,7 @@ CASTS: Final = {"payload": "jsonb", "priority": "taskflow.priority", "scheduled_
 TRACEPARENT: Final = "traceparent"
 """No parameter of the SQL function: the header of W3C that a span which enqueues has."""
 
+OPTIONS: Final = {"name", "priority", "delay", "scheduled_at", "max_attempts"}
 OPTION: Final = re.compile(r"[a-z][a-z_]{0,62}")
 """The name of a parameter of the SQL function."""
 
@@ -86,8 +88,8 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     function ``taskflow.enqueue`` by name. Raises InvalidTask before anything reaches the database, and what the
     library raises.
     """
-    values = _values(type, payload, options)
-    return _execute(conn, _call, values, [type])
+    encoded, options = _check(type, payload, options)
+    return _execute(conn, _call, {"type": type, "payload": encoded.decode(), **options}, [type])
 
 
 @overload
@@ -132,19 +134,25 @@ def _values_of(index: int, task: Mapping[str, Any]) -> dict[str, Any]:
     """The object that the SQL function takes for *task*, which is the one at *index*."""
     options = dict(task)
     try:
-        type, payload = options.pop("type", ""), options.pop("payload", None)
-        values = _values(type, payload, options)
+        type = options.pop("type", "")
+        encoded, options = _check(type, options.pop("payload", None), options)
     except InvalidTask as error:
         raise InvalidTask(f"[{index}].{error.field}", error.problem) from error
-    return values | {"payload": Raw(values["payload"].encode())}
+    return {"type": type, "payload": Raw(encoded), **options}
 
 
-def _values(type: str, payload: Payload, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the SQL function, checked: a statement that fails would end the caller's transaction."""
+@lru_cache
+def _is_label(text: str) -> bool:
+    """Kept for the latest ones: types and names come again and again."""
+    return 1 <= len(text) <= 128 and storable(text) == text
+
+
+def _check(type: str, payload: Payload, options: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The payload as JSON and the options that are given: a statement that fails would end the caller's transaction."""
     options = {name: value for name, value in options.items() if value is not None}
     encoded = encode_payload(payload)
     for field, text in (("type", type), ("name", options.get("name", type))):
-        if not 1 <= len(text) <= 128 or storable(text) != text:
+        if not _is_label(text):
             raise InvalidTask(field, "has 1 to 128 characters, without U+0000 and lone surrogates")
     if "priority" in options:
         options["priority"] = _priority(options["priority"])
@@ -156,11 +164,11 @@ def _values(type: str, payload: Payload, options: Mapping[str, Any]) -> dict[str
         raise InvalidTask("scheduled_at", "must have a time zone")
     if not 1 <= options.get("max_attempts", 1) < 2**31:
         raise InvalidTask("max_attempts", "must be from 1 to 2,147,483,647")
-    if wrong := [name for name in options if not OPTION.fullmatch(name)]:
+    if not options.keys() <= OPTIONS and (wrong := [name for name in options if not OPTION.fullmatch(name)]):
         raise InvalidTask(wrong[0], "is no parameter of taskflow.enqueue")
     if type in registry:
         options.setdefault("max_attempts", registry.validate(type, encoded).max_attempts)
-    return {"type": type, "payload": encoded.decode(), **options}
+    return encoded, options
 
 
 def encode_payload(payload: Payload) -> bytes:
