@@ -4,10 +4,11 @@ import asyncio
 from typing import Final, LiteralString
 
 from taskflow.database import Connection, array, connect
-from taskflow.worker.link import OWN_SESSION
 
 AHEAD: Final = 4
 """Claimed batches that may wait to be finished."""
+
+NOT_WAITED_FOR: Final = {"synchronous_commit": "off"}  # as a claim of Taskflow's
 
 CLAIM: Final[LiteralString] = """
 UPDATE taskflow.tasks
@@ -32,17 +33,12 @@ WHERE id = ANY (%(ids)s::bigint[])
 Claimed = asyncio.Queue[list[int]]
 
 
-# A worker's sessions have these settings as well; and a claim of Taskflow's is not waited for either.
-SETTINGS: Final = {"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off", **OWN_SESSION}
-CLAIMS: Final = SETTINGS | {"synchronous_commit": "off"}
-
-
 async def drain_by_hand(dsn: str, batch: int) -> None:
     """Claim on one connection and finish on another until nothing is queued."""
     claimed = Claimed(AHEAD)
     async with (
-        await connect(dsn, "taskflow bench", settings=CLAIMS) as claims,
-        await connect(dsn, "taskflow bench", settings=SETTINGS) as finishes,
+        await connect(dsn, "taskflow bench", settings=NOT_WAITED_FOR) as claims,
+        await connect(dsn, "taskflow bench") as finishes,
     ):
         await asyncio.gather(_claim_all(claims, batch, claimed), _finish_all(finishes, claimed))
 
