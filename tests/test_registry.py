@@ -275,6 +275,7 @@ def test_the_public_names_are_few():
         "Limit",
         "RetryAfter",
         "enqueue",
+        "enqueue_many",
         "middleware",
         "schedule",
         "task",
