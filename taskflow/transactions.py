@@ -33,7 +33,6 @@ CASTS: Final = {"payload": "jsonb", "priority": "taskflow.priority", "scheduled_
 TRACEPARENT: Final = "traceparent"
 """No parameter of the SQL function: the header of W3C that a span which enqueues has."""
 
-OPTIONS: Final = {"name", "priority", "delay", "scheduled_at", "max_attempts"}
 OPTION: Final = re.compile(r"[a-z][a-z_]{0,62}")
 """The name of a parameter of the SQL function."""
 
@@ -141,10 +140,15 @@ def _values_of(index: int, task: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": type, "payload": Raw(encoded), **options}
 
 
+# The same types, names and options come again and again.
 @lru_cache
 def _is_label(text: str) -> bool:
-    """Kept for the latest ones: types and names come again and again."""
     return 1 <= len(text) <= 128 and storable(text) == text
+
+
+@lru_cache
+def _is_option(name: str) -> bool:
+    return OPTION.fullmatch(name) is not None
 
 
 def _check(type: str, payload: Payload, options: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -164,7 +168,7 @@ def _check(type: str, payload: Payload, options: Mapping[str, Any]) -> tuple[byt
         raise InvalidTask("scheduled_at", "must have a time zone")
     if not 1 <= options.get("max_attempts", 1) < 2**31:
         raise InvalidTask("max_attempts", "must be from 1 to 2,147,483,647")
-    if not options.keys() <= OPTIONS and (wrong := [name for name in options if not OPTION.fullmatch(name)]):
+    if wrong := [name for name in options if not _is_option(name)]:
         raise InvalidTask(wrong[0], "is no parameter of taskflow.enqueue")
     if type in registry:
         options.setdefault("max_attempts", registry.validate(type, encoded).max_attempts)

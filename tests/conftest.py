@@ -14,7 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
-from support import Workers, watching
+from support import Workers, working
 
 from taskflow.database import Connection, connect
 from taskflow.embedded import private_server
@@ -259,9 +259,5 @@ def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def workers(own_database: str, tmp_path: Path) -> Iterator[Workers]:
     """Worker processes over a database of this test's own; what still runs is killed after it."""
-    with watching(own_database) as database:
-        workers = Workers(tmp_path, database)
-        try:
-            yield workers
-        finally:
-            workers.end()
+    with working(own_database, tmp_path) as workers:
+        yield workers

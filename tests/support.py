@@ -320,6 +320,17 @@ class Workers:
             context.__exit__(None, None, None)
 
 
+@contextmanager
+def working(dsn: str, directory: Path) -> Generator[Workers]:
+    """Workers over the database *dsn*, with files in *directory*; what still runs is killed after this context."""
+    with watching(dsn) as database:
+        workers = Workers(directory, database)
+        try:
+            yield workers
+        finally:
+            workers.end()
+
+
 def log_lines(worker: Started) -> list[dict[str, Any]]:
     """What a worker logged, parsed."""
     return [json.loads(line) for line in worker.said.splitlines() if line.startswith("{")]

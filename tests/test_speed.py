@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
-from support import Workers, watching
+from support import Workers, working
 
 from taskflow.embedded import private_server
 from taskflow.migrate import migrate
@@ -29,13 +29,9 @@ def observed(tmp_path: Path) -> Iterator[Workers]:
     (tmp_path / "workers").mkdir()
     with private_server(tmp_path / "postgres", options=["shared_preload_libraries=pg_stat_statements"]) as dsn:
         migrate(dsn)
-        with watching(dsn) as database:
-            database.conn.execute("CREATE EXTENSION pg_stat_statements")
-            workers = Workers(tmp_path / "workers", database)
-            try:
-                yield workers
-            finally:
-                workers.end()
+        with working(dsn, tmp_path / "workers") as workers:
+            workers.database.conn.execute("CREATE EXTENSION pg_stat_statements")
+            yield workers
 
 
 def test_ten_thousand_tasks_take_some_dozens_of_statements(observed: Workers) -> None:
@@ -50,7 +46,7 @@ def test_ten_thousand_tasks_take_some_dozens_of_statements(observed: Workers) ->
     db.conn.execute("SELECT pg_stat_statements_reset()")
     observed.start_ready("--app", "nothing", "--priority", "normal", "--concurrency", "100")
     db.await_all("succeeded")
-    (released,) = db.rows("SELECT count(*) FROM taskflow.attempts")[0]  # where the machine stood still in a burst
+    released = db.one("SELECT count(*) FROM taskflow.attempts")  # where the machine stood still in a burst
     counted = [row for row in db.rows(COUNTED) if "GROUP BY status" not in row[2]]  # which is how this test waits
     assert [rows for _, rows, _ in counted if rows > TASKS / 10] == [TASKS + released, TASKS], counted
     assert max(calls for calls, _, _ in counted) <= TASKS / 100, counted

@@ -56,7 +56,7 @@ class Meter:
         return Usage(workers, postgres, _busy() - workers - postgres - _seconds(os.getpid()), now)
 
 
-def resident(pids: Iterable[int]) -> float | None:
+def peak_memory(pids: Iterable[int]) -> float | None:
     """The most memory in MB that one of the processes has had so far (VmHWM); None where it cannot be known."""
     found: list[float] = []
     for pid in pids:

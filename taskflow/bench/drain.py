@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from taskflow.bench.backlogs import await_all_final, fill, verify_each_ran_once
 from taskflow.bench.by_hand import drain_by_hand
-from taskflow.bench.cpu import Meter, Usage, resident
+from taskflow.bench.cpu import Meter, Usage, peak_memory
 from taskflow.bench.report import Figure, Result
 from taskflow.bench.stage import Session, Stage, one
 from taskflow.bench.workers import run_held_back_workers
@@ -24,7 +24,7 @@ GROWN_FROM: Final = 0.1
 class Drained(Struct, frozen=True):
     """One drain: tasks per second, the CPU used meanwhile, and the seconds after which each hundredth had ended.
 
-    And the largest worker's memory in MB, most, and by how much of that after a tenth of the tasks it had grown.
+    ``memory`` is the most that a worker had, in MB; ``growth`` tells by which share it grew after a tenth of the tasks.
     """
 
     rate: float
@@ -67,10 +67,10 @@ def drain_once(stage: Stage, conn: Session, tasks: int, workers: int, concurrenc
             def note(share: float) -> None:
                 done(share)
                 if share >= GROWN_FROM and not memory:
-                    memory.append(resident(pids))
+                    memory.append(peak_memory(pids))
 
             await_all_final(conn, lambda: [worker.check() for worker in processes], note)
-        usage, most = meter.read().since(before), resident(pids)
+        usage, most = meter.read().since(before), peak_memory(pids)
     verify_each_ran_once(conn)
     (ends,) = one(conn, ENDS)
     ends = [end - released_at for end in ends]

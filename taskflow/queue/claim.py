@@ -30,7 +30,7 @@ START: Final = Mark(0.0, 0)
 # SKIP LOCKED waits all the same where a row was changed twice since the statement began; as tasks are locked in the
 # order of claiming, and others lock them by id, two may wait for each other. The claim gives in, before Postgres looks
 # for deadlocks (after a second) and takes it out on somebody else.
-# A priority is told by its place among those that were asked for: its name costs twice as much to make and to send.
+# A priority is told by its place among those that were asked for: its name would be looked up and made for each task.
 CLAIM = """
 UPDATE taskflow.tasks AS task
 SET status = 'running', attempt = task.attempt + 1, worker_id = %(worker)s, started_at = now(), updated_at = now()
