@@ -29,11 +29,15 @@ class Proxy:
 
     def __init__(self, dsn: str, listener: socket.socket) -> None:
         parts = conninfo_to_dict(dsn)
-        self._host, self._port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+        host, port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+        self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
+        self._address = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
         self._listener = listener
         self._pairs: list[_Pair] = []
         self._is_dark = False
         self._fuses: dict[bytes, str] = {}
+        self._serving = threading.Thread(target=self._serve, daemon=True)
+        self._serving.start()
         self.dsn = make_conninfo(dsn, host="127.0.0.1", port=listener.getsockname()[1], sslmode="disable")
 
     def cut(self, application: str) -> int:
@@ -59,29 +63,24 @@ class Proxy:
         """New connections come through again; the old ones are lost for good."""
         self._is_dark = False
 
-    def serve(self) -> None:
-        """Accept connections until the listener is closed."""
+    def _serve(self) -> None:
+        """Accept connections until the listener is shut down."""
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                pair = _Pair(near, self._dial())
+                pair = _Pair(near, socket.socket(self._family))
                 pair.is_cut = self._is_dark
                 self._pairs.append(pair)
+                pair.far.connect(self._address)
                 threading.Thread(target=self._carry_out, args=[pair], daemon=True).start()
                 threading.Thread(target=self._carry_back, args=[pair], daemon=True).start()
 
     def close(self) -> None:
         """End everything."""
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._serving.join()  # it may just have accepted one more
         for pair in self._pairs:
             pair.close()
-
-    def _dial(self) -> socket.socket:
-        if not self._host.startswith("/"):
-            return socket.create_connection((self._host, self._port))
-        far = socket.socket(socket.AF_UNIX)
-        far.connect(f"{self._host}/.s.PGSQL.{self._port}")
-        return far
 
     def _carry_out(self, pair: _Pair) -> None:
         with suppress(OSError):
@@ -113,7 +112,6 @@ def proxy(dsn: str) -> Generator[Proxy]:
     """A proxy to the server of *dsn*, until this context ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = Proxy(dsn, listener)
-        threading.Thread(target=proxy.serve, daemon=True).start()
         try:
             yield proxy
         finally:

@@ -180,12 +180,18 @@ def test_ten_thousand_tasks_over_four_workers_run_once_each(workers: Workers):
         "GROUP BY id HAVING array_agg(event) <> '{done}'"
     ) == []  # fmt: skip
     assert db.one("SELECT count(DISTINCT pid) FROM ledger") == len(names)
-    assert db.rows("SELECT FROM taskflow.tasks WHERE attempt <> 1") == []
-    assert db.one("SELECT count(*) FROM taskflow.attempts") == 0
-    history = db.rows(
-        "SELECT old_status::text, new_status::text, count(*) FROM taskflow.task_history GROUP BY 1, 2 ORDER BY 1"
-    )
-    assert history == [("queued", "running", count), ("running", "succeeded", count)]
+    # On a machine that stands still for a while, a burst's tasks are given back: claimed, and not run.
+    released = db.one("SELECT count(*) FROM taskflow.attempts WHERE outcome = 'released'")
+    assert db.rows("SELECT FROM taskflow.tasks JOIN ledger ON task_id = id WHERE tasks.attempt <> ledger.attempt") == []
+    assert db.one("SELECT sum(attempt) FROM taskflow.tasks") == count + released
+    history = {
+        (old, new): number
+        for old, new, number in db.rows(
+            "SELECT old_status::text, new_status::text, count(*) FROM taskflow.task_history GROUP BY 1, 2"
+        )
+    }
+    assert history.pop(("running", "queued"), 0) == released
+    assert history == {("queued", "running"): count + released, ("running", "succeeded"): count}
 
 
 def test_two_workers_never_run_one_task_at_once_even_if_its_attempts_follow_at_once(workers: Workers):
