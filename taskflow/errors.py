@@ -1,10 +1,23 @@
 """Every error that Taskflow raises on purpose: one base, a message that says what to do, data as attributes."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
 LONGEST_DELAY: Final = 366 * 86_400
 """Seconds."""
+
+
+FIELD_NAMED: Final = re.compile(r"field `([^`]*)`")
+"""In msgspec's message about a missing or an unknown field."""
+
+
+def fault(error: Exception) -> tuple[str, str]:
+    """The field at fault, such as ``after[0]`` (empty: all of it), and what is wrong, out of msgspec's message."""
+    problem, _, path = str(error).partition(" - at `$")
+    if named := FIELD_NAMED.search(problem):
+        path = f"{path.strip('.`')}.{named[1]}"
+    return path.strip(".`"), problem
 
 
 class TaskflowError(Exception):

@@ -12,7 +12,7 @@ schedule    a rule in the database that enqueues a task at each of its ticks
 recovery    the operator's command that re-queues old ``queued`` or ``failed`` tasks; by hand
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -20,6 +20,17 @@ from msgspec import Meta, Raw, Struct
 
 Time = Annotated[datetime, Meta(tz=True)]
 """A moment: it knows its time zone."""
+
+CENTURY: Final = 100 * 365.25 * 86_400
+"""Seconds: the longest delay."""
+
+FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def is_within(moment: datetime) -> bool:
+    """Whether a task can be scheduled at *moment*."""
+    return FIRST <= moment < LAST
 
 
 class Priority(StrEnum):

@@ -1,18 +1,16 @@
 """Enqueue in the caller's own transaction, whatever library that is open in."""
 
 import inspect
-import math
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, overload
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
-from taskflow.errors import InvalidTask
-from taskflow.model import Priority
+from taskflow.errors import InvalidTask, fault
+from taskflow.model import CENTURY, OnConflict, Priority, Time, is_within
 from taskflow.registry import registry
 from taskflow.storable import is_storable, storable
 from taskflow.tracing import find_tracer, sending
@@ -33,8 +31,26 @@ CASTS: Final = {"payload": "jsonb", "priority": "taskflow.priority", "scheduled_
 TRACEPARENT: Final = "traceparent"
 """No parameter of the SQL function: the header of W3C that a span which enqueues has."""
 
-OPTION: Final = re.compile(r"[a-z][a-z_]{0,62}")
-"""The name of a parameter of the SQL function."""
+Label = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class _Asked(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A task as the SQL functions take it. What is None is left to them."""
+
+    type: Label
+    payload: Any = None
+    name: Label | None = None
+    priority: Priority | None = None
+    delay: Annotated[float, Meta(ge=-CENTURY, le=CENTURY)] | None = None  # seconds
+    scheduled_at: Time | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    after: list[Annotated[int, Meta(ge=1, le=2**63 - 1)]] | None = None
+    after_failure: Literal["cancel", "run"] | None = None
+    order_key: Label | None = None
+    tenant: Label | None = None
+    limit_key: Label | None = None
+    unique_key: Label | None = None
+    on_conflict: OnConflict | None = None
 
 
 @overload
@@ -83,12 +99,14 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     The task is there when the caller's transaction commits, and never if it rolls back.
 
     *payload* is a dict or a msgspec Struct. If the task type is registered in this process, the payload must fit it,
-    and its ``max_attempts`` holds. *delay* is in seconds, by the database's clock. Further *options* go to the SQL
-    function ``taskflow.enqueue`` by name. Raises InvalidTask before anything reaches the database, and what the
-    library raises.
+    and its ``max_attempts`` holds. *delay* is in seconds, by the database's clock. Further *options* are those of the
+    SQL function ``taskflow.enqueue``: ``after``, ``after_failure``, ``order_key``, ``tenant``, ``limit_key``,
+    ``unique_key``, ``on_conflict``. None is the same as nothing. Raises InvalidTask before anything reaches the
+    database, and what the library raises.
     """
-    encoded, options = _check(type, payload, options)
-    return _execute(conn, _call, {"type": type, "payload": encoded.decode(), **options}, [type])
+    asked = _read({"type": type, "payload": payload, **options})
+    asked.payload = bytes(asked.payload).decode()
+    return _execute(conn, _call, msgspec.to_builtins(asked, builtin_types=(datetime,)), [type])
 
 
 @overload
@@ -101,16 +119,21 @@ def enqueue_many(conn: Any, tasks: Sequence[Mapping[str, Any]]) -> Any:
     """Store *tasks* with one statement in the transaction that is open on *conn*; their ids in order, to be awaited if
     *conn* is asynchronous. All or none.
 
-    Each task is a dict of what ``enqueue`` takes: ``type``, ``payload`` and the options by name, which are those of the
-    SQL function ``taskflow.enqueue_many``. A thousand a call are as fast as it gets. Raises as ``enqueue`` does; the
+    Each task is a dict of what ``enqueue`` takes: ``type``, ``payload`` and the options by name, of which
+    ``on_conflict`` can only be to reject. A thousand a call are as fast as it gets. Raises as ``enqueue`` does; the
     field of InvalidTask begins with the task's index: ``[7].payload.to``.
     """
-    checked = [_values_of(index, task) for index, task in enumerate(tasks)]
-    try:
-        values = {"tasks": msgspec.json.encode(checked).decode()}
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidTask("tasks", f"cannot be written as JSON: {error}") from error
-    return _execute(conn, _call_many, values, [task["type"] for task in checked])
+    asked: list[_Asked] = []
+    keys: set[str] = set()
+    for index, task in enumerate(tasks):
+        try:
+            asked.append(one := _read(task))
+            if one.unique_key is not None:
+                _check_key(one, keys)
+        except InvalidTask as error:
+            raise InvalidTask(f"[{index}].{error.field}".rstrip("."), error.problem) from error
+    values = {"tasks": msgspec.json.encode(asked).decode()}
+    return _execute(conn, _call_many, values, [one.type for one in asked])
 
 
 def _execute(conn: Any, call: Call, values: dict[str, Any], types: Sequence[str]) -> Any:
@@ -121,64 +144,74 @@ def _execute(conn: Any, call: Call, values: dict[str, Any], types: Sequence[str]
 
     async def run() -> Any:
         with sending(types) as headers:
-            return await adapter(conn, call, values | headers)
+            return await adapter(conn, call, values | _trace_of(headers))
 
     if inspect.iscoroutinefunction(getattr(conn, "execute", None)):
         return run()
     with sending(types) as headers:
-        return adapter(conn, call, values | headers)
+        return adapter(conn, call, values | _trace_of(headers))
 
 
-def _values_of(index: int, task: Mapping[str, Any]) -> dict[str, Any]:
-    """The object that the SQL function takes for *task*, which is the one at *index*."""
-    options = dict(task)
+def _trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """What is kept of *headers*, which may tell more of a span."""
+    return {TRACEPARENT: headers[TRACEPARENT]} if TRACEPARENT in headers else {}
+
+
+# The same types, names and keys come again and again.
+@lru_cache
+def _is_text(text: str) -> bool:
+    return storable(text) == text
+
+
+def _read(task: Mapping[str, Any]) -> _Asked:
+    """What is asked for, its payload as JSON; raises InvalidTask, for a statement that fails would end the caller's
+    transaction.
+    """
     try:
-        type = options.pop("type", "")
-        encoded, options = _check(type, options.pop("payload", None), options)
-    except InvalidTask as error:
-        raise InvalidTask(f"[{index}].{error.field}", error.problem) from error
-    return {"type": type, "payload": Raw(encoded), **options}
+        asked = msgspec.convert(task, _Asked)
+    except msgspec.ValidationError as error:
+        raise InvalidTask(*fault(error)) from error
+    for field in ("type", "name", "order_key", "tenant", "limit_key", "unique_key"):
+        text = getattr(asked, field)
+        if text is not None and not _is_text(text):
+            raise InvalidTask(field, "must not hold the character U+0000, or half of a surrogate pair")
+    if (moment := asked.scheduled_at) is not None:
+        asked.scheduled_at = _read_time(moment, asked.delay)
+    if asked.on_conflict not in (None, OnConflict.REJECT) and asked.unique_key is None:
+        raise InvalidTask("on_conflict", "is for tasks with a unique_key")
+    encoded = encode_payload(asked.payload)
+    if asked.type in registry:
+        max_attempts = registry.validate(asked.type, encoded).max_attempts
+        asked.max_attempts = asked.max_attempts or max_attempts
+    asked.payload = Raw(encoded)
+    return asked
 
 
-# The same types, names and options come again and again.
-@lru_cache
-def _is_label(text: str) -> bool:
-    return 1 <= len(text) <= 128 and storable(text) == text
-
-
-@lru_cache
-def _is_option(name: str) -> bool:
-    return OPTION.fullmatch(name) is not None
-
-
-def _check(type: str, payload: Payload, options: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """The payload as JSON and the options that are given: a statement that fails would end the caller's transaction."""
-    options = {name: value for name, value in options.items() if value is not None}
-    encoded = encode_payload(payload)
-    for field, text in (("type", type), ("name", options.get("name", type))):
-        if not _is_label(text):
-            raise InvalidTask(field, "has 1 to 128 characters, without U+0000 and lone surrogates")
-    if "priority" in options:
-        options["priority"] = _priority(options["priority"])
-    if not math.isfinite(options.get("delay", 0)):
-        raise InvalidTask("delay", "must be a number of seconds")
-    if "delay" in options and "scheduled_at" in options:
+def _read_time(moment: datetime, delay: float | None) -> datetime:
+    if delay is not None:
         raise InvalidTask("scheduled_at", "must not be given beside delay")
-    if (given := options.get("scheduled_at")) is not None and given.tzinfo is None:
+    if moment.utcoffset() is None:
         raise InvalidTask("scheduled_at", "must have a time zone")
-    if not 1 <= options.get("max_attempts", 1) < 2**31:
-        raise InvalidTask("max_attempts", "must be from 1 to 2,147,483,647")
-    if wrong := [name for name in options if not _is_option(name)]:
-        raise InvalidTask(wrong[0], "is no parameter of taskflow.enqueue")
-    if type in registry:
-        options.setdefault("max_attempts", registry.validate(type, encoded).max_attempts)
-    return encoded, options
+    if not is_within(moment):
+        raise InvalidTask("scheduled_at", "must lie in the years 1970 to 9998")
+    return moment.astimezone(UTC)  # JSON has no offsets of seconds
+
+
+def _check_key(asked: _Asked, keys: set[str]) -> None:
+    """Raises InvalidTask if the unique_key is among the earlier *keys*; adds it to them."""
+    if asked.on_conflict not in (None, OnConflict.REJECT):
+        raise InvalidTask("on_conflict", "many tasks can only reject")
+    assert asked.unique_key is not None
+    if asked.unique_key in keys:
+        raise InvalidTask("unique_key", "an earlier task has it")
+    keys.add(asked.unique_key)
 
 
 def encode_payload(payload: Payload) -> bytes:
     """*payload* as the JSON object that jsonb can hold; raises InvalidTask."""
+    given = dict(payload or {}) if payload is None or isinstance(payload, Mapping) else payload
     try:
-        encoded = msgspec.json.encode(dict(payload) if isinstance(payload, Mapping) else payload or {})
+        encoded = msgspec.json.encode(given)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidTask("payload", f"cannot be written as JSON: {error}") from error
     if not encoded.startswith(b"{"):
@@ -186,13 +219,6 @@ def encode_payload(payload: Payload) -> bytes:
     if not is_storable(encoded):
         raise InvalidTask("payload", r"its texts must not hold \u0000 or half of a surrogate pair")
     return encoded
-
-
-def _priority(given: str) -> str:
-    try:
-        return Priority(given).value
-    except ValueError:
-        raise InvalidTask("priority", f"{given!r} is none of {', '.join(Priority)}") from None
 
 
 def _call(names: Mapping[str, Any], placeholder: str) -> str:
@@ -207,7 +233,7 @@ def _call(names: Mapping[str, Any], placeholder: str) -> str:
         elif cast_to := CASTS.get(name):
             value = f"CAST({value} AS {cast_to})"
         arguments.append(f"{name} => {value}")
-    call = f"SELECT taskflow.enqueue({', '.join(arguments)}) AS id"  # OPTION has checked the names
+    call = f"SELECT taskflow.enqueue({', '.join(arguments)}) AS id"
     return call if TRACEPARENT not in names else _traced(call, "SELECT id FROM task", placeholder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import look
+from conftest import MakeTask, look
 from serving import api, is_problem, stored
 
 from taskflow.database import Connection
@@ -65,6 +65,19 @@ async def test_terms_that_cannot_be_kept_are_refused(
 async def test_a_batch_names_the_task_that_waits_for_one_that_does_not_exist(client: httpx.AsyncClient):
     answer = await client.post("/tasks/batch", json=[MAIL, MAIL | {"after": [10**9]}])
     assert answer.json()["errors"] == [{"index": 1, "field": "after", "detail": f"after: there is no task {10**9}"}]
+
+
+async def test_of_several_refused_tasks_the_first_is_told_by_its_own_fault(
+    client: httpx.AsyncClient, make_task: MakeTask
+):
+    """Postgres looks at what all wait for before it looks at keys."""
+    await make_task(unique_key="live")
+    taken, lost = MAIL | {"unique_key": "live"}, MAIL | {"after": [10**9]}
+    for path, body in (("/tasks/batch", [MAIL, taken, lost]), ("/groups", {"tasks": [MAIL, taken, lost]})):
+        (error,) = (await client.post(path, json=body)).json()["errors"]
+        assert (error["index"], error["field"]) == (1, "unique_key")
+    answer = await client.post("/groups", json={"tasks": [MAIL], "callback": taken})
+    assert is_problem(answer, 400, "callback.unique_key"), answer.text
 
 
 async def test_a_group_is_stored_whole_or_not_at_all(client: httpx.AsyncClient, conn: Connection):

@@ -260,9 +260,9 @@ async def test_from_sql_and_from_python_it_is_the_same(conn: Connection):
         with pytest.raises(psycopg.errors.UniqueViolation):
             await conn.execute(statement)
     with pytest.raises(psycopg.DataError, match="on_conflict"):
-        await enqueue(conn, "t", unique_key="k", on_conflict="ignore")
+        await conn.execute("SELECT taskflow.enqueue('t', unique_key => 'k', on_conflict => 'ignore')")
     with pytest.raises(psycopg.errors.CheckViolation):
-        await enqueue(conn, "t", unique_key="x" * 129)
+        await conn.execute("SELECT taskflow.enqueue('t', unique_key => repeat('x', 129))")
 
 
 async def test_a_retry_by_hand_leaves_alone_what_would_be_a_second_live_task(conn: Connection, make_task: MakeTask):

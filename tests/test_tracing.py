@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from serving import served_in_a_thread
 from support import Workers
 
@@ -115,7 +116,7 @@ async def test_an_enqueue_in_a_transaction_leaves_its_span_beside_the_task(dsn: 
             second = await enqueue(caller, "report")
             third, fourth = await enqueue_many(caller, [{"type": "report"}, {"type": "letter"}])
         with psycopg.connect(dsn) as caller, pytest.raises(psycopg.Error):
-            enqueue(caller, "broken", no_such_option=1)
+            enqueue(caller, "broken", after=[10**9])
     one, two = spans.named("enqueue report")
     assert await find_traces(conn, [first, second]) == {first: traceparent(one), second: traceparent(two)}
     many = spans.only("enqueue (several)")
@@ -129,7 +130,18 @@ async def test_an_enqueue_in_a_transaction_leaves_its_span_beside_the_task(dsn: 
         "messaging.destination.name": "report",
     }
     broken = spans.only("enqueue broken")
-    assert (broken.status.status_code, attributes(broken)["error.type"]) == (StatusCode.ERROR, "UndefinedFunction")
+    assert (broken.status.status_code, attributes(broken)["error.type"]) == (StatusCode.ERROR, "ForeignKeyViolation")
+
+
+async def test_what_else_a_span_carries_is_not_stored(dsn: str, conn: Connection, spans: Spans):
+    carrier = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "ot=th:8"}
+    with (
+        spans.tracer.start_as_current_span("root", TraceContextTextMapPropagator().extract(carrier)),
+        psycopg.connect(dsn) as caller,
+    ):
+        first, second = enqueue(caller, "report"), *enqueue_many(caller, [{"type": "letter"}])
+    expected = {first: traceparent(spans.only("enqueue report")), second: traceparent(spans.only("enqueue letter"))}
+    assert await find_traces(conn, [first, second]) == expected
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

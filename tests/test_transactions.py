@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from inspect import isawaitable
 from typing import Any
 
@@ -204,6 +204,11 @@ class Pair(Struct, array_like=True):
     left: int
 
 
+class Nowhere(tzinfo):
+    def utcoffset(self, dt: datetime | None) -> None:
+        return None
+
+
 @pytest.mark.parametrize(
     ("field", "wrong"),
     [
@@ -221,7 +226,27 @@ class Pair(Struct, array_like=True):
         ("max_attempts", {"max_attempts": 0}),
         ("scheduled_at", {"scheduled_at": datetime(2030, 1, 1)}),
         ("scheduled_at", {"scheduled_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}),
+        ("scheduled_at", {"scheduled_at": datetime(2030, 1, 1, tzinfo=Nowhere())}),
+        ("scheduled_at", {"scheduled_at": datetime(1969, 1, 1, tzinfo=UTC)}),
+        ("scheduled_at", {"scheduled_at": 1}),
         ("x) -- ", {"x) -- ": 1}),
+        ("colour", {"colour": "red"}),
+        ("traceparent", {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
+        ("payload", {"payload": []}),
+        ("payload", {"payload": 0}),
+        ("type", {"type": None}),
+        ("type", {"type": 5}),
+        ("delay", {"delay": "5"}),
+        ("delay", {"delay": timedelta(seconds=5)}),
+        ("delay", {"delay": 1e12}),
+        ("max_attempts", {"max_attempts": True}),
+        ("after[1]", {"after": [1, "2"]}),
+        ("after_failure", {"after_failure": "bogus"}),
+        ("tenant", {"tenant": ""}),
+        ("order_key", {"order_key": "\0"}),
+        ("limit_key", {"limit_key": object()}),
+        ("unique_key", {"unique_key": "x" * 129}),
+        ("on_conflict", {"on_conflict": "existing"}),
     ],
 )
 async def test_what_cannot_be_stored_is_refused_before_it_could_end_the_transaction(
@@ -237,16 +262,40 @@ async def test_what_cannot_be_stored_is_refused_before_it_could_end_the_transact
         assert await ask(conn, "SELECT 1") == 1
 
 
-async def test_an_option_that_the_sql_function_does_not_know_is_postgres_own_error(conn: Connection):
-    with pytest.raises(psycopg.errors.UndefinedFunction, match="colour"):
-        await enqueue(conn, "print", colour="red")
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="colour"):
-        await enqueue_many(conn, [{"type": "print", "colour": "red"}])
+@pytest.mark.parametrize("task", [None, "print", 5, [("type", "print")], {}])
+async def test_what_is_no_task_is_refused_with_its_index(conn: Connection, task: Any):
+    with pytest.raises(InvalidTask, match=r"^\[1\]"):
+        enqueue_many(conn, [{"type": "print"}, task])
 
 
-async def test_an_option_that_json_cannot_hold_is_refused_before_it_could_end_the_transaction(conn: Connection):
-    with pytest.raises(InvalidTask, match="cannot be written as JSON"):
-        enqueue_many(conn, [{"type": "print", "order_key": object()}])
+async def test_of_many_one_may_have_a_key_and_none_may_do_but_reject(conn: Connection):
+    one: dict[str, Any] = {"type": "print", "unique_key": "a"}
+    with pytest.raises(InvalidTask, match=r"^\[2\]\.unique_key: an earlier"):
+        enqueue_many(conn, [one, one | {"unique_key": "b"}, one])
+    with pytest.raises(InvalidTask, match=r"^\[0\]\.on_conflict"):
+        enqueue_many(conn, [one | {"on_conflict": "existing"}])
+    (id,) = await enqueue_many(conn, [one | {"on_conflict": "reject"}])
+    assert await enqueue(conn, "print", unique_key="a", on_conflict="existing") == id
+
+
+async def test_what_is_asked_for_is_what_it_was_at_the_call(conn: Connection):
+    first = await enqueue(conn, "print")
+    after, payload = [first], {"n": 1}
+    one, many = enqueue(conn, "print", payload, after=after), enqueue_many(conn, [{"type": "print", "after": after}])
+    after.clear()
+    payload["n"] = 2
+    ids = [await one, *await many]
+    assert [(await look(conn, id))["held"] for id in ids] == [True, True]
+    assert (await look(conn, ids[0]))["payload"] == {"n": 1}
+
+
+async def test_one_and_many_store_the_same_moment_of_an_odd_offset(conn: Connection):
+    when = datetime(2030, 1, 1, tzinfo=timezone(timedelta(seconds=30)))
+    ids = [
+        await enqueue(conn, "print", scheduled_at=when),
+        *await enqueue_many(conn, [{"type": "print", "scheduled_at": when}]),
+    ]
+    assert [(await look(conn, id))["scheduled_at"] for id in ids] == [when, when]
 
 
 def test_other_connections_are_refused_by_name():

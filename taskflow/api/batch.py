@@ -183,8 +183,8 @@ async def store(conn: Connection, tasks: Sequence[NewTask]) -> list[int]:
                 ids += await enqueue_many(conn, tasks[first : first + LARGEST])
             await events.tell_within(conn, ids)
     except REFUSED as error:
-        index = first + await find_refused(conn, tasks[first : first + LARGEST])
-        raise refused_at(index, error, given=len(tasks)) from error
+        index, refused = await find_refused(conn, tasks[first : first + LARGEST])
+        raise refused_at(first + index, refused or error, given=len(tasks)) from error
     return ids
 
 
@@ -198,16 +198,25 @@ def _error(index: int, error: TaskflowError) -> TaskError:
     return TaskError(index=index, field=problem.field, detail=problem.detail)
 
 
-async def find_refused(conn: Connection, tasks: Sequence[NewTask]) -> int:
-    """The index of the first of *tasks* that Postgres refuses, by halves; it stores none of them."""
+async def find_refused(conn: Connection, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error | None]:
+    """The index of the first of *tasks* that Postgres refuses, by halves, and with what words; it stores none of them.
+
+    No words if Postgres would take that one by now.
+    """
     low, high = 0, len(tasks) - 1
     while low < high:
         middle = (low + high) // 2
-        try:
-            async with conn.transaction(force_rollback=True):
-                await enqueue_many(conn, tasks[low : middle + 1])
-        except REFUSED:
+        if await _refusal_of(conn, tasks[low : middle + 1]):
             high = middle
         else:
             low = middle + 1
-    return low
+    return low, await _refusal_of(conn, tasks[low : low + 1])  # the words for several may be another one's
+
+
+async def _refusal_of(conn: Connection, tasks: Sequence[NewTask]) -> psycopg.Error | None:
+    try:
+        async with conn.transaction(force_rollback=True):
+            await enqueue_many(conn, tasks)
+    except REFUSED as error:
+        return error
+    return None

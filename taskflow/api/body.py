@@ -1,7 +1,6 @@
 """What `POST /tasks` accepts, and how it becomes a NewTask."""
 
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -9,18 +8,13 @@ from msgspec import Meta, Raw, Struct
 
 from taskflow.api.depth import is_deeper
 from taskflow.api.problems import InvalidRequest
-from taskflow.errors import InvalidTask
-from taskflow.model import NewTask, OnConflict, Priority, Time
+from taskflow.errors import InvalidTask, fault
+from taskflow.model import CENTURY, NewTask, OnConflict, Priority, Time, is_within
 from taskflow.registry import Registry
 from taskflow.settings import Settings
 from taskflow.storable import is_storable
 
 T = TypeVar("T")
-
-CENTURY: Final = 100 * 365.25 * 86_400  # seconds
-FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
-
 
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
 
@@ -98,9 +92,6 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 _decoder: Final = msgspec.json.Decoder(TaskRequest)
 _text: Final = msgspec.json.Decoder(str)
 
-FIELD_NAMED: Final = re.compile(r"field `([^`]*)`")
-"""In msgspec's message about a missing or an unknown field."""
-
 
 def read_task(body: bytes, registry: Registry, settings: Settings) -> NewTask:
     """The task that *body* asks for.
@@ -140,10 +131,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        if named := FIELD_NAMED.search(problem):
-            path = f"{path.strip('.`')}.{named[1]}"
-        raise InvalidTask(path.strip(".`"), problem) if path else InvalidRequest(f"not {what}: {problem}") from error
+        field, problem = fault(error)
+        raise InvalidTask(field, problem) if field else InvalidRequest(f"not {what}: {problem}") from error
     except RecursionError as error:
         raise InvalidRequest("nested too deeply") from error
     except ValueError as error:
@@ -165,7 +154,7 @@ def check_priority(priority: Priority | None, settings: Settings) -> None:
 def _check_schedule(scheduled_at: datetime, delay: float | None) -> None:
     if delay is not None:
         raise InvalidTask("scheduled_at", "must not be given beside delay_seconds")
-    if not FIRST <= scheduled_at < LAST:
+    if not is_within(scheduled_at):
         raise InvalidTask("scheduled_at", "must lie in the years 1970 to 9998")
 
 

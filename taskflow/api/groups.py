@@ -103,10 +103,10 @@ async def _store(conn: Connection, sent: list[NewTask], count: int, name: str | 
         async with conn.transaction():
             return await enqueue_group(conn, sent[:count], sent[count] if len(sent) > count else None, name)
     except REFUSED as error:
-        index = await find_refused(conn, sent)
+        index, refused = await find_refused(conn, sent)
         if index == count:
-            raise _of_callback(refusal(error)) from error
-        raise refused_at(index, error, given=count) from error
+            raise _of_callback(refusal(refused or error)) from error
+        raise refused_at(index, refused or error, given=count) from error
 
 
 def _read_callback(body: bytes, given: Services) -> NewTask:

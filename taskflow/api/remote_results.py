@@ -11,7 +11,6 @@ from litestar import post
 from msgspec import Meta, Raw, Struct, field
 
 from taskflow.api.auth import needs
-from taskflow.api.body import CENTURY, FIRST, LAST
 from taskflow.api.depth import is_deeper
 from taskflow.api.problems import WorkerNotFound
 from taskflow.api.remote import MOST, NOTHING, Id, read_body, refusals
@@ -20,7 +19,19 @@ from taskflow.api.workers import WorkerId, read_worker_id, wrong_worker_id
 from taskflow.errors import InvalidTask
 from taskflow.lines import LONGEST, Tail, without_passwords
 from taskflow.lines import MOST as LINES
-from taskflow.model import ClaimedTask, Failed, KeptLines, Line, Outcome, Released, Retry, Succeeded, Time
+from taskflow.model import (
+    CENTURY,
+    ClaimedTask,
+    Failed,
+    KeptLines,
+    Line,
+    Outcome,
+    Released,
+    Retry,
+    Succeeded,
+    Time,
+    is_within,
+)
 from taskflow.queue import workers
 from taskflow.queue.gates import settle
 from taskflow.queue.keep_lines import keep_lines
@@ -136,7 +147,7 @@ def _check(results: Sequence[Result], depth: int) -> None:
         if (result.error is None) == (result.outcome in {Ending.RETRY, Ending.FAILED}):
             raise InvalidTask(f"{where}.error", "must be given with retry and failed, and only then")
         for number, line in enumerate(result.logs):
-            if line.at is not None and not FIRST <= line.at < LAST:
+            if line.at is not None and not is_within(line.at):
                 raise InvalidTask(f"{where}.logs[{number}].at", "must lie in the years 1970 to 9998")
         if result.delay_seconds is not None and result.outcome is not Ending.RETRY:
             raise InvalidTask(f"{where}.delay_seconds", "is for retry only")

@@ -10,14 +10,14 @@ from msgspec import Raw
 
 from taskflow import events
 from taskflow.api.auth import shows
-from taskflow.api.body import FIELD_NAMED, read_task
+from taskflow.api.body import read_task
 from taskflow.api.enqueuer import REFUSED, refusal
 from taskflow.api.problems import InvalidRequest
 from taskflow.api.services import ApiRequest, services
 from taskflow.dashboard.asked import in_utc
 from taskflow.dashboard.pages import HOME, done, form_of, page
 from taskflow.dashboard.schema_form import PREFIX, Field, Unreadable, fields_of, payload_of
-from taskflow.errors import InvalidTask, KeyTaken, UnknownTaskType
+from taskflow.errors import FIELD_NAMED, InvalidTask, KeyTaken, UnknownTaskType
 from taskflow.model import NewTask, OnConflict, Priority
 from taskflow.queue.enqueue import enqueue_unique
 from taskflow.registry import TaskType
