@@ -186,7 +186,10 @@ async def test_an_enqueue_tells_nobody_while_no_worker_is_idle(conn: Connection,
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ("""enqueue_many('[{"type": "t"}, {"type": "t", "delay_seconds": 60}]')""", r"\[1\]\.delay_seconds: is no field"),
+        (
+            """enqueue_many('[{"type": "t"}, {"type": "t", "delay_seconds": 60}]')""",
+            r"\[1\]\.delay_seconds: is no field",
+        ),
         (
             """enqueue_many('[{"type": "t", "unique_key": "k", "on_conflict": "existing"}]')""",
             "on_conflict: many tasks",
@@ -196,7 +199,10 @@ async def test_an_enqueue_tells_nobody_while_no_worker_is_idle(conn: Connection,
             "after_failure: is neither",
         ),
         ("""enqueue_group('[{"type": "t"}]', '{"type": "t", "priorty": "low"}')""", "priorty: is no field"),
-        ("""enqueue_many('[{"type": "t"}, {"type": "t", "after_failure": ["run"]}]')""", r"\[1\]\.after_failure: is nei"),
+        (
+            """enqueue_many('[{"type": "t"}, {"type": "t", "after_failure": ["run"]}]')""",
+            r"\[1\]\.after_failure: is neither",
+        ),
         ("""enqueue_group('[{"type": "t"}]', '{"type": "t", "after": [7]}')""", r"callback\.after"),
         ("enqueue_group('[]')", "tasks: a group has at least one"),
         ("enqueue('t', on_conflict => 'existing')", "on_conflict: is for tasks with a unique_key"),
