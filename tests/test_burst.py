@@ -3,20 +3,25 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 from commands import until
 from support import Workers, claimed, eventually
 
-from taskflow.model import ClaimedTask, Outcome, Released, Succeeded
+from taskflow.model import Cancelled, ClaimedTask, Outcome, Released, Succeeded
 from taskflow.registry import Registry
 from taskflow.worker import slots as slots_module
 from taskflow.worker.burst import HELD, LATE, MOST, STREAK, TIMES, Burst
+from taskflow.worker.claimer import SMALLEST_BATCH
 from taskflow.worker.slots import Slots
 
 SIZE = 10
 GIVEN_BACK = Released("no slot was free for it")
+
+
+MARK: ContextVar[int] = ContextVar("mark", default=0)
 
 
 class Clock:
@@ -41,6 +46,11 @@ class Ground:
         @registry.task("slow")
         async def slow() -> None:
             clock.now += LATE * 0.4
+
+        @registry.task("marks")
+        async def marks() -> None:
+            clock.now += LATE * 0.4
+            MARK.set(MARK.get() + 1)
 
         @registry.task("pause")
         async def pause() -> None:
@@ -162,6 +172,71 @@ def test_an_idle_worker_runs_what_another_claimed_for_slots_that_are_taken(worke
     began = dict(db.rows("SELECT pid, count(*) FROM ledger WHERE event = 'began' GROUP BY pid"))
     assert began == {narrow.process.pid: 4, wide.process.pid: 36}
     assert db.one("SELECT bool_and(max_attempts - attempt = 4) FROM taskflow.tasks")  # a release does not count
+
+
+async def test_handlers_that_leave_their_context_behind_count_with_the_time_they_take(ground: Ground):
+    ground.start(*["marks"] * 3)
+    assert await ground.slots.wait_for_all(30)
+    assert ground.ids(Succeeded()) == [1, 2, 3]
+    assert ground.slots.free == SIZE
+
+
+async def test_what_has_not_begun_when_it_is_cancelled_never_begins(ground: Ground):
+    ground.start(*["wait"] * 5)
+    assert ground.slots.cancel({(2, 1), (4, 1), (4, 2), (9, 1)}) == 2
+    await eventually(lambda: ground.running == 3)
+    assert ground.ids(Cancelled()) == [2, 4]
+    ground.may_end.set()
+    assert await ground.slots.wait_for_all(30)
+    assert ground.ids(Succeeded()) == [1, 3, 5]
+
+
+async def test_what_has_not_begun_when_the_worker_stops_is_given_back_at_once(ground: Ground):
+    ground.start("wait")
+    await eventually(lambda: ground.running == 1)
+    ground.slots.start([claimed(id, type="instant") for id in range(2, 100)])
+    ground.slots.stop()
+    ground.slots.start([claimed(id, type="instant") for id in range(100, 150)])  # a claim that was on its way
+    assert ground.ids(Released("its worker stops")) == list(range(2, 150))
+    ground.may_end.set()
+    assert await ground.slots.wait_for_all(30)
+    assert ground.ids(Succeeded()) == [1]
+
+
+def test_a_worker_whose_handlers_block_begins_hardly_any_once_it_is_told_to_stop(workers: Workers):
+    """It learns of that between two of them."""
+    db = workers.database
+    (workers.directory / "block.py").write_text(
+        "import time\nfrom taskflow import task\nfrom tasks_of_the_test import enter\n\n\n"
+        "@task('block')\nasync def block():\n    enter('began')\n    time.sleep(0.5)\n"
+    )
+    db.enqueue_numbered("block", 60)
+    worker = workers.start_ready("--app", "block", "--concurrency", "100")
+    until(lambda: db.one("SELECT count(*) FROM ledger") >= 2)
+    assert worker.end(signal.SIGTERM) == 0
+    began = db.one("SELECT count(*) FROM ledger")
+    assert began < 30
+    assert db.counts() == {"succeeded": began, "queued": 60 - began}
+    assert db.one("SELECT bool_and(max_attempts - attempt = 5) FROM taskflow.tasks WHERE status = 'queued'")
+
+
+def test_of_large_payloads_few_are_claimed_at_once(workers: Workers):
+    """Postgres locks them until it has sent all, and a worker whose handlers block reads but now and then."""
+    db = workers.database
+    (workers.directory / "instant.py").write_text(
+        "from taskflow import task\n\n\n@task('instant')\nasync def instant(): ...\n"
+    )
+    db.enqueue_numbered("instant", 2 * STREAK)
+    db.conn.execute(
+        "INSERT INTO taskflow.tasks (name, type, payload) "
+        "SELECT 'large', 'instant', jsonb_build_object('text', repeat('x', 4000)) FROM generate_series(1, 3000)"
+    )
+    workers.start_ready("--app", "instant", "--concurrency", "100")
+    db.await_all("succeeded")
+    sizes = [
+        size for (size,) in db.rows("SELECT count(*) FROM taskflow.tasks WHERE name = 'large' GROUP BY started_at")
+    ]
+    assert len([size for size in sizes if size > SMALLEST_BATCH]) <= 2  # those that came after small ones
 
 
 def test_a_worker_that_is_stopped_in_a_burst_leaves_nothing_running_and_loses_no_attempt(workers: Workers):

@@ -1,6 +1,7 @@
 """Record: the outcomes of a batch of attempts, whichever they are."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -12,6 +13,9 @@ Ended = tuple[ClaimedTask, Outcome]
 
 RESULTS: Final = 500
 """Results that go into one statement. It looks each up in the array of all: the more they are the longer each takes."""
+
+RESULTS_LENGTH: Final = 2_000_000
+"""Characters of them that go into one statement, about: it has to end within the worker's time limit of a statement."""
 
 
 async def record(conn: Connection, worker: int, batch: list[Ended], recorded: set[int]) -> None:
@@ -46,12 +50,24 @@ async def record(conn: Connection, worker: int, batch: list[Ended], recorded: se
     for attempt, ids in plain.items():
         recorded |= await succeed(conn, worker, attempt, ids)
     with_result.sort()
-    for start in range(0, len(with_result), RESULTS):
-        some = zip(*with_result[start : start + RESULTS], strict=True)
-        recorded |= await succeed_with_results(conn, worker, *map(list, some))
+    for some in _in_parts(with_result):
+        recorded |= await succeed_with_results(conn, worker, *map(list, zip(*some, strict=True)))
     if failed:
         recorded |= await fail(conn, worker, *map(list, zip(*sorted(failed), strict=True)))
     if retried:
         recorded |= await retry(conn, worker, *map(list, zip(*retried, strict=True)))
     if released:
         recorded |= await release(conn, worker, *map(list, zip(*released, strict=True)))
+
+
+def _in_parts(with_result: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int, str]]]:
+    part: list[tuple[int, int, str]] = []
+    length = 0
+    for one in with_result:
+        part.append(one)
+        length += len(one[2])
+        if len(part) == RESULTS or length >= RESULTS_LENGTH:
+            yield part
+            part, length = [], 0
+    if part:
+        yield part

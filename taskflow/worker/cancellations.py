@@ -8,7 +8,6 @@ import structlog
 from taskflow.database import TROUBLE, Connection, Database, connect
 from taskflow.logs import without_detail
 from taskflow.queries import find_running
-from taskflow.worker.attempt import Interruption
 from taskflow.worker.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -59,4 +58,4 @@ class Cancellations:
         there is nothing left to record.
         """
         here = self._slots.claims  # before Postgres is asked: what is claimed meanwhile is not in question
-        return self._slots.interrupt(here - await find_running(conn, self._worker), Interruption.CANCELLED)
+        return self._slots.cancel(here - await find_running(conn, self._worker))

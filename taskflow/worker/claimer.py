@@ -35,6 +35,12 @@ but a claim for fewer tasks than this is not worth its statement.
 """
 
 
+PAYLOADS: Final = 262_144
+"""Characters of payloads that a claim is to find, about, as those of the last one tell. Postgres keeps what it claimed
+locked until it has sent all of it, and a worker whose handlers block reads only a piece between two of them.
+"""
+
+
 class Watermark:
     """Where claims continue, so that they never read again the index entries of what was claimed before.
 
@@ -103,6 +109,7 @@ class Claimer:
         self._watermark = Watermark()
         self._woken = woken
         self._next_look = 0.0
+        self._fit = PAYLOADS  # so many tasks like those of the last claim have PAYLOADS
         self._is_idle = False
         self._is_claiming = False
         self._is_stopped = False
@@ -138,7 +145,7 @@ class Claimer:
             await asyncio.sleep(wait)
         began = time.monotonic()
         full, marks = self._watermark.next(began, idle=self._is_idle)
-        wanted = min(self._slots.free, max(SMALLEST_BATCH, self._slots.capacity // 2))
+        wanted = min(self._slots.free, max(SMALLEST_BATCH, min(self._slots.capacity // 2, self._fit)))
         policy = self._policy()
         self._is_claiming = True
         try:
@@ -150,8 +157,10 @@ class Claimer:
                 self._slots.start(tasks)
         finally:
             self._is_claiming = False
-        if self._on_claim is not None and tasks:
-            self._on_claim(tasks)
+        if tasks:
+            self._fit = PAYLOADS * len(tasks) // max(1, sum(len(task.payload) for task in tasks))
+            if self._on_claim is not None:
+                self._on_claim(tasks)
         now = time.monotonic()
         self._link.works()
         self._watermark.looked(full, marks, began, now)

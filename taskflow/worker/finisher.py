@@ -113,27 +113,33 @@ class Finisher:
         recorded: set[int] = set()
         while True:
             conn = await self._link.get()
-            rest = [ended for ended in batch if ended[0].id not in recorded] if recorded else batch
+            rest = _split(batch, recorded)[1] if recorded else batch
             try:
                 if self._before is not None:
                     await self._prepare(conn, self._before, rest)
                 await record(conn, self._worker, rest, recorded)
             except TOO_MUCH as error:
-                await self._record_one_by_one(conn, rest, error)
-                return
+                refusal: psycopg.Error = error
             except TROUBLE as error:
                 if isinstance(error, AWAY) or (error.sqlstate or "").startswith(NOT_NOW):
                     tries += 1
                     await self._link.lost(error)
                     continue
-                await self._record_one_by_one(conn, rest, error)
-                return
+                refusal = error
             else:
-                self._link.works()
-                self._tell(batch, recorded, certain=tries == 0)
-                if self._follow_ups:
-                    await self._follow_up(conn, [task.id for task, _ in batch])
+                await self._settle(conn, batch, recorded, certain=tries == 0)
                 return
+            done, rest = _split(batch, recorded)
+            await self._settle(conn, done, recorded, certain=tries == 0)
+            await self._record_one_by_one(conn, rest, refusal)
+            return
+
+    async def _settle(self, conn: Connection, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
+        """What comes after *batch* was recorded, as far as it still could be."""
+        self._link.works()
+        self._tell(batch, recorded, certain=certain)
+        if self._follow_ups and batch:
+            await self._follow_up(conn, [task.id for task, _ in batch])
 
     async def _prepare(self, conn: Connection, before: Before, batch: list[Ended]) -> None:
         """Raises what tells that Postgres is away; anything else shall not keep outcomes from being recorded."""
@@ -208,3 +214,9 @@ class Finisher:
                     type=task.type,
                     error=outcome.error.partition("\n")[0],
                 )
+
+
+def _split(batch: list[Ended], recorded: set[int]) -> tuple[list[Ended], list[Ended]]:
+    """What of *batch* is recorded, and the rest."""
+    done = [ended for ended in batch if ended[0].id in recorded]
+    return done, [ended for ended in batch if ended[0].id not in recorded]

@@ -224,6 +224,7 @@ async def _work(
             claiming = claimer.start(after=gatekeeper.knows_policy)
             await _first(stop, [claiming, *jobs])
             log.info("worker.stopping", worker=options.name, running=slots.running, grace=options.grace)
+            slots.stop()
             claimer.stop()
             await asyncio.wait([claiming])
             if not await slots.wait_for_all(options.grace):

@@ -68,6 +68,7 @@ class Slots:
         self._burst = Burst(size)
         self._started = 0.0
         self._was_late = False
+        self._is_stopped = False
         self._context = copy_context()
         self._context.run(current_task.set, None)
 
@@ -94,6 +95,9 @@ class Slots:
     def start(self, tasks: Sequence[ClaimedTask]) -> None:
         """Run *tasks*, each in a slot of its own; give back those that find none within milliseconds."""
         self._waiting.extend(tasks)
+        if self._is_stopped:
+            self.stop()
+            return
         self._started = time.monotonic()
         self._was_late = False
         self._add_lanes(min(len(tasks), 1))
@@ -123,6 +127,12 @@ class Slots:
             free = min(free, 1)
         self._add_lanes(min(len(self._waiting), free))
 
+    def stop(self) -> None:
+        """Begin nothing more: what has not begun is given back, and so is what is started from now on."""
+        self._is_stopped = True
+        while self._waiting:
+            self._report(self._waiting.popleft(), Released(Interruption.RELEASED.value))
+
     async def _run_lane(self) -> None:
         """Run attempts until one waits, is cancelled, or leaves another context behind than it found."""
         lane, turn, ended = asyncio.current_task(), self._turn, 0
@@ -144,9 +154,9 @@ class Slots:
             self._tell(attempt, outcome, now)
             if self._awaited:
                 self._changed.set()
-            if lane.cancelling() or not _is_as(found):
-                return
             ended += 1
+            if lane.cancelling() or not _is_as(found):
+                break
         if ended and self._turn == turn:
             self._burst.ran(ended, now - began)
 
@@ -160,16 +170,27 @@ class Slots:
                 self._meter.ended(attempt.task, outcome, now - attempt.began)
             self._report(attempt.task, outcome)
 
-    def interrupt(self, claims: set[tuple[int, int]], why: Interruption) -> int:
-        """Interrupt the attempts of *claims*, id and attempt, unless they are already; how many it were."""
-        interrupted = 0
-        for attempt in self._running if claims else ():
+    def cancel(self, claims: set[tuple[int, int]]) -> int:
+        """Interrupt the attempts of *claims* (id and attempt), and begin none of them; how many it were."""
+        if not claims:
+            return 0
+        why, cancelled = Interruption.CANCELLED, 0
+        waiting, self._waiting = self._waiting, deque()
+        for task in waiting:
+            if (task.id, task.attempt) in claims:
+                self._report(task, Cancelled())
+                cancelled += 1
+            else:
+                self._waiting.append(task)
+        for attempt in self._running:
             task = attempt.task
             if (task.id, task.attempt) in claims and attempt.interruption is None:
                 attempt.interrupt(why)
-                interrupted += 1
+                cancelled += 1
                 log.info("attempt.interrupted", task_id=task.id, attempt=task.attempt, type=task.type, reason=why.value)
-        return interrupted
+        if self._awaited:
+            self._changed.set()
+        return cancelled
 
     async def _change(self) -> None:
         """Return once an attempt has ended."""
@@ -214,8 +235,7 @@ class Slots:
 
     async def release_all(self) -> None:
         """Interrupt what still runs and report it as released; a handler that does not end is left to the process."""
-        while self._waiting:
-            self._report(self._waiting.popleft(), Released(Interruption.RELEASED.value))
+        self.stop()
         for attempt in self._running:
             attempt.interrupt(Interruption.RELEASED)
         has_ended = await self.wait_for_all(1.0)
