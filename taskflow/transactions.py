@@ -41,7 +41,7 @@ class _Asked(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tru
     payload: Any = None
     name: Label | None = None
     priority: Priority | None = None
-    delay: Annotated[float, Meta(ge=-CENTURY, le=CENTURY)] | None = None  # seconds
+    delay: Annotated[float, Meta(ge=-CENTURY / 4, le=CENTURY)] | None = None  # seconds
     scheduled_at: Time | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     after: list[Annotated[int, Meta(ge=1, le=2**63 - 1)]] | None = None
@@ -101,7 +101,7 @@ def enqueue(conn: Any, type: str, payload: Payload = None, **options: Any) -> An
     *payload* is a dict or a msgspec Struct. If the task type is registered in this process, the payload must fit it,
     and its ``max_attempts`` holds. *delay* is in seconds, by the database's clock. Further *options* are those of the
     SQL function ``taskflow.enqueue``: ``after``, ``after_failure``, ``order_key``, ``tenant``, ``limit_key``,
-    ``unique_key``, ``on_conflict``. None is the same as nothing. Raises InvalidTask before anything reaches the
+    ``unique_key``, ``on_conflict``; None is as if not given. Raises InvalidTask before anything reaches the
     database, and what the library raises.
     """
     asked = _read({"type": type, "payload": payload, **options})
@@ -169,12 +169,16 @@ def _read(task: Mapping[str, Any]) -> _Asked:
     """
     try:
         asked = msgspec.convert(task, _Asked)
-    except msgspec.ValidationError as error:
-        raise InvalidTask(*fault(error)) from error
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        asked = _convert_plain(task)
     for field in ("type", "name", "order_key", "tenant", "limit_key", "unique_key"):
         text = getattr(asked, field)
-        if text is not None and not _is_text(text):
+        if text is None:
+            continue
+        if not _is_text(text):
             raise InvalidTask(field, "must not hold the character U+0000, or half of a surrogate pair")
+        if text.__class__ is not str:  # a subclass cannot be written as JSON
+            setattr(asked, field, str(text))
     if (moment := asked.scheduled_at) is not None:
         asked.scheduled_at = _read_time(moment, asked.delay)
     if asked.on_conflict not in (None, OnConflict.REJECT) and asked.unique_key is None:
@@ -185,6 +189,25 @@ def _read(task: Mapping[str, Any]) -> _Asked:
         asked.max_attempts = asked.max_attempts or max_attempts
     asked.payload = Raw(encoded)
     return asked
+
+
+def _convert_plain(task: Mapping[str, Any]) -> _Asked:
+    """The same for what has subclasses of datetime, float and str, as other libraries make; raises InvalidTask."""
+    try:
+        # It may be no mapping at all, whatever the types say.
+        named = {str(name): _plain(value) for name, value in task.items()} if hasattr(task, "items") else task
+        return msgspec.convert(named, _Asked)
+    except msgspec.ValidationError as error:
+        raise InvalidTask(*fault(error)) from error
+    except UnicodeEncodeError as error:
+        field = next((name for name, value in task.items() if value == error.object), "")
+        raise InvalidTask(field, f"must not hold half of a surrogate pair: {error.object!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return datetime.combine(value.date(), value.timetz())
+    return float(value) if isinstance(value, float) else value
 
 
 def _read_time(moment: datetime, delay: float | None) -> datetime:

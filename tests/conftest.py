@@ -105,7 +105,7 @@ def dsn(shared_database: str) -> str:
         conn.execute(
             "DELETE FROM taskflow.tasks; DELETE FROM taskflow.attempts; DELETE FROM taskflow.workers;"
             "DELETE FROM taskflow.schedules; DELETE FROM taskflow.holds; DELETE FROM taskflow.members;"
-            "DELETE FROM taskflow.groups; DELETE FROM taskflow.idempotency_keys; DELETE FROM taskflow.limits"
+            "DELETE FROM taskflow.groups; DELETE FROM taskflow.idempotency_keys"
         )
     return shared_database
 

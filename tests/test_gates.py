@@ -2,26 +2,20 @@
 
 import asyncio
 import json
-import signal
 from collections import defaultdict
 from contextlib import suppress
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import until
-from conftest import Connect, MakeTask, MakeWorker, ask
+from conftest import Connect, ask
 from psycopg.errors import ForeignKeyViolation, LockNotAvailable
 from support import PATIENCE, Database, Workers, kill
 
-from taskflow.database import Connection
-from taskflow.model import Priority, Status
-from taskflow.queue.finish import release, retry
+from taskflow.database import Connection, connect
+from taskflow.model import Priority
 from taskflow.queue.gates import admit, adopt
-from taskflow.queue.recover import retry_by_hand
 from taskflow.queue.reprioritise import reprioritise
-from taskflow.queue.rescue import rescue
 from taskflow.worker.gatekeeper import stock
 
 JOBS = """
@@ -278,78 +272,22 @@ def test_a_limit_of_a_type_binds_tasks_that_stood_at_the_gates_of_keys_before(wo
     until(lambda: has_no_holds(db), lambda: "holds are left over")
 
 
-def test_a_limit_binds_what_was_running_when_it_came_and_is_queued_again(workers: Workers, tmp_path: Path):
-    db, gate = workers.database, tmp_path / "gate"
-    for _ in range(20):
-        db.enqueue("wait_for_file", {"file": str(gate)})
-    first = workers.start_ready("--id", "1", "--concurrency", "20", WORKER_GRACE_IN_SECONDS="0.1")
-    until(lambda: db.one("SELECT count(*) FROM ledger") == 20)
-    db.rows("SELECT taskflow.set_limit('wait_for_file', concurrency => 1)")
-    until(
-        lambda: db.rows("SELECT FROM taskflow.limits WHERE adopted_at IS NOT NULL"), lambda: "the limit is not in force"
-    )
-    assert first.end(signal.SIGTERM) == 0
-    assert db.counts() == {"queued": 20}
-    gate.touch()
-    db.conn.execute("TRUNCATE ledger")
-    workers.start_ready("--id", "2", "--concurrency", "20")
-    db.await_all("succeeded")
-    assert most_at_once(list(intervals(db).values())) == 1
-
-
-async def limit(conn: Connection, type: str) -> None:
-    """Have no task of *type* start."""
-    await ask(conn, "SELECT taskflow.set_limit(%s, concurrency => 0)", type)
-    while not await adopt(conn):
-        pass
-
-
-async def test_a_limit_binds_what_is_queued_again_in_whatever_way(
-    conn: Connection, make_task: MakeTask, make_worker: MakeWorker
-):
-    worker = await make_worker()
-    released, retried, rescued = [await make_task(Status.RUNNING, worker=worker, type="t") for _ in range(3)]
-    by_hand = await make_task(Status.FAILED, type="t")
-    await limit(conn, "t")
-    assert await release(conn, worker, [released], [1]) == {released}
-    assert await retry(conn, worker, [retried], [1], ["boom"], [timedelta(0)]) == {retried}
-    assert await rescue(conn, worker) == 1
-    assert await retry_by_hand(conn, [by_hand]) == {by_hand}
-    ids = [released, retried, rescued, by_hand]
-    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks WHERE status = 'queued' AND held") == len(ids)
-    cursor = await conn.execute("SELECT task_id, state::text, gate FROM taskflow.holds ORDER BY task_id")
-    assert await cursor.fetchall() == [(id, "waiting", "type:t") for id in sorted(ids)]
-
-
-async def test_two_that_adopt_at_once_leave_no_task_behind(conn: Connection, connections: Connect):
-    (other,) = await connections(1)
-    await limit(conn, "another type")  # it turns the trigger on
-    await conn.execute("INSERT INTO taskflow.tasks (name, type) SELECT 'n', 'many' FROM generate_series(1, 25000)")
-    await ask(conn, "SELECT taskflow.set_limit('many', concurrency => 2)")
-    async with conn.transaction():
-        assert await adopt(conn) is False
-        job = asyncio.create_task(adopt(other))
-        while not await ask(conn, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await asyncio.wait([job], timeout=0.01)
-    with suppress(LockNotAvailable):  # on a slow machine it had to wait for too long
-        await job
-    while not await adopt(other):
-        pass
-    assert await ask(conn, "SELECT count(*) FROM taskflow.tasks WHERE held") == 25_000
-
-
-async def test_what_another_session_has_locked_is_adopted_as_well(conn: Connection, connections: Connect):
-    (other,) = await connections(1)
-    await limit(conn, "another type")
-    id = await ask(conn, "SELECT taskflow.enqueue('locked')")
-    await ask(conn, "SELECT taskflow.set_limit('locked', concurrency => 2)")
-    async with other.transaction():
-        await other.execute("SELECT FROM taskflow.tasks WHERE id = %s FOR UPDATE", [id])
-        with pytest.raises(LockNotAvailable):
-            await adopt(conn)
-    while not await adopt(conn):
-        pass
-    assert await ask(conn, "SELECT held FROM taskflow.tasks")
+async def test_two_that_adopt_at_once_leave_no_task_behind(own_database: str):
+    async with await connect(own_database, "test") as conn, await connect(own_database, "test") as other:
+        await conn.execute("INSERT INTO taskflow.tasks (name, type) SELECT 'n', 't' FROM generate_series(1, 25000)")
+        await ask(conn, "SELECT taskflow.set_limit('t', concurrency => 2)")
+        assert await adopt(conn) is False  # it has only turned the trigger on
+        async with conn.transaction():
+            assert await adopt(conn) is False
+            job = asyncio.create_task(adopt(other))
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+            while not (job.done() or await ask(conn, waiting, other.info.backend_pid)):
+                await asyncio.wait([job], timeout=0.01)
+        with suppress(LockNotAvailable):  # on a slow machine it had to wait for too long
+            await job
+        while not await adopt(other):
+            pass
+        assert await ask(conn, "SELECT count(*) FROM taskflow.tasks WHERE held") == 25_000
 
 
 def test_a_lifted_limit_lets_all_pass(workers: Workers):

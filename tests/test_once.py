@@ -12,6 +12,7 @@ from serving import api, is_problem, make_token, stored
 
 from taskflow import enqueue
 from taskflow.database import Connection
+from taskflow.errors import InvalidTask
 from taskflow.model import Status
 from taskflow.queue.once import prune_keys
 from taskflow.queue.recover import retry_by_hand
@@ -263,6 +264,10 @@ async def test_from_sql_and_from_python_it_is_the_same(conn: Connection):
         await conn.execute("SELECT taskflow.enqueue('t', unique_key => 'k', on_conflict => 'ignore')")
     with pytest.raises(psycopg.errors.CheckViolation):
         await conn.execute("SELECT taskflow.enqueue('t', unique_key => repeat('x', 129))")
+    refused: list[dict[str, Any]] = [{"unique_key": "k", "on_conflict": "ignore"}, {"unique_key": "x" * 129}]
+    for wrong in refused:
+        with pytest.raises(InvalidTask):
+            await enqueue(conn, "t", **wrong)
 
 
 async def test_a_retry_by_hand_leaves_alone_what_would_be_a_second_live_task(conn: Connection, make_task: MakeTask):

@@ -204,6 +204,15 @@ class Pair(Struct, array_like=True):
     left: int
 
 
+class Moment(datetime): ...
+
+
+class Number(float): ...
+
+
+class Name(str): ...
+
+
 class Nowhere(tzinfo):
     def utcoffset(self, dt: datetime | None) -> None:
         return None
@@ -239,6 +248,9 @@ class Nowhere(tzinfo):
         ("delay", {"delay": "5"}),
         ("delay", {"delay": timedelta(seconds=5)}),
         ("delay", {"delay": 1e12}),
+        ("delay", {"delay": -2e9}),
+        ("priority", {"priority": "\ud800"}),
+        ("after_failure", {"after_failure": "\ud800"}),
         ("max_attempts", {"max_attempts": True}),
         ("after[1]", {"after": [1, "2"]}),
         ("after_failure", {"after_failure": "bogus"}),
@@ -287,6 +299,17 @@ async def test_what_is_asked_for_is_what_it_was_at_the_call(conn: Connection):
     ids = [await one, *await many]
     assert [(await look(conn, id))["held"] for id in ids] == [True, True]
     assert (await look(conn, ids[0]))["payload"] == {"n": 1}
+
+
+async def test_what_other_libraries_make_of_moments_numbers_and_names_is_taken(conn: Connection):
+    when = Moment(2030, 1, 1, tzinfo=UTC)
+    at, later = await enqueue_many(
+        conn, [{Name("type"): "print", "scheduled_at": when}, {"type": Name("print"), "delay": Number(60)}]
+    )
+    one = await enqueue(conn, "print", scheduled_at=when)
+    assert [(await look(conn, id))["scheduled_at"] for id in (at, one)] == [when, when]
+    row = await look(conn, later)
+    assert row["scheduled_at"] - row["created_at"] == timedelta(seconds=60)
 
 
 async def test_one_and_many_store_the_same_moment_of_an_odd_offset(conn: Connection):

@@ -1,5 +1,5 @@
--- What is wrong with one of many tasks is told with its index, and a word that is neither for what shall become of a task
--- whose predecessor failed is refused also where the task waits for none.
+-- What is wrong with one of many tasks is told with its index, and of many a word that is neither cancel nor run is refused also
+-- where the task waits for no other.
 -- depends: 0022.all_busy
 
 CREATE OR REPLACE FUNCTION taskflow.check_many(tasks jsonb) RETURNS void
@@ -30,11 +30,12 @@ CREATE OR REPLACE FUNCTION taskflow.enqueue_group(tasks jsonb, callback jsonb DE
 RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-    ids bigint[] := ARRAY(SELECT taskflow.enqueue_held(tasks));
+    ids bigint[];
     callback_id bigint;
     group_id bigint;
 BEGIN
     PERFORM taskflow.check_many(CASE WHEN callback IS NULL THEN tasks ELSE tasks || jsonb_build_array(callback) END);
+    ids := ARRAY(SELECT taskflow.enqueue_held(tasks));
     IF cardinality(ids) = 0 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'tasks: a group has at least one';
     ELSIF callback -> 'after' <> 'null' THEN

@@ -131,7 +131,8 @@ class Finisher:
                 return
             done, rest = _split(batch, recorded)
             await self._settle(conn, done, recorded, certain=tries == 0)
-            await self._record_one_by_one(conn, rest, refusal)
+            if rest:
+                await self._record_one_by_one(rest, refusal)
             return
 
     async def _settle(self, conn: Connection, batch: list[Ended], recorded: set[int], *, certain: bool) -> None:
@@ -160,7 +161,7 @@ class Finisher:
                     await self._link.lost(error)
                     return
 
-    async def _record_one_by_one(self, conn: Connection, batch: list[Ended], error: psycopg.Error) -> None:
+    async def _record_one_by_one(self, batch: list[Ended], error: psycopg.Error) -> None:
         """Record what Postgres accepts; an outcome that it refuses fails its task with Postgres's words."""
         if len(batch) > 1:
             for ended in batch:

@@ -1,42 +1,7 @@
--- A limit binds also what was running when it came, and is queued again: by a retry, a release, a rescue, by hand. Two sessions
--- that put tasks before the gate of a new limit no longer take each other's for done.
--- depends: 0023.terms
-
--- As hold_limited_type, and off as long as that.
-CREATE FUNCTION taskflow.hold_limited_type_again() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (SELECT FROM taskflow.limits WHERE type = NEW.type AND is_of_all)
-       AND NOT EXISTS (SELECT FROM taskflow.holds WHERE task_id = NEW.id AND gate = 'type:' || NEW.type) THEN
-        INSERT INTO taskflow.holds (task_id, scheduled_at, priority, state, position, gate)
-        SELECT NEW.id, NEW.scheduled_at, NEW.priority,
-               CASE WHEN EXISTS (SELECT FROM taskflow.holds AS hold
-                                 WHERE hold.task_id = NEW.id AND hold.position < 3 AND hold.state <> 'passed')
-                    THEN 'later' ELSE 'waiting' END::taskflow.hold_state,
-               3, 'type:' || NEW.type;
-        NEW.held := true;
-    END IF;
-    RETURN NEW;
-END
-$$;
-
-CREATE TRIGGER hold_limited_types_again BEFORE UPDATE OF status ON taskflow.tasks
-FOR EACH ROW WHEN (NEW.status = 'queued' AND OLD.status <> 'queued')
-EXECUTE FUNCTION taskflow.hold_limited_type_again();
-
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_trigger
-               WHERE tgrelid = 'taskflow.tasks'::regclass AND tgname = 'hold_limited_types' AND tgenabled = 'D') THEN
-        ALTER TABLE taskflow.tasks DISABLE TRIGGER hold_limited_types_again;
-    END IF;
-END
-$$;
-
 CREATE OR REPLACE FUNCTION taskflow.adopt() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET lock_timeout = '1s' AS $$
 DECLARE
-    types text[] := ARRAY(SELECT type FROM taskflow.limits WHERE adopted_at IS NULL AND is_of_all ORDER BY type FOR UPDATE);
+    types text[] := ARRAY(SELECT type FROM taskflow.limits WHERE adopted_at IS NULL AND is_of_all);
     adopted bigint[];
 BEGIN
     UPDATE taskflow.limits SET adopted_at = now() WHERE adopted_at IS NULL AND NOT is_of_all;
@@ -46,7 +11,6 @@ BEGIN
     IF EXISTS (SELECT FROM pg_trigger
                WHERE tgrelid = 'taskflow.tasks'::regclass AND tgname = 'hold_limited_types' AND tgenabled = 'D') THEN
         ALTER TABLE taskflow.tasks ENABLE TRIGGER hold_limited_types;
-        ALTER TABLE taskflow.tasks ENABLE TRIGGER hold_limited_types_again;
         RETURN false;  -- the next call sees what was enqueued without the trigger
     END IF;
     WITH free AS (
@@ -83,16 +47,6 @@ BEGIN
     )
     SELECT array_agg(task_id) INTO adopted FROM placed;
     IF adopted IS NULL THEN
-        -- Others may have had some of them locked.
-        PERFORM id
-        FROM taskflow.tasks AS task
-        WHERE status = 'queued' AND type = ANY (types)
-          AND NOT EXISTS (SELECT FROM taskflow.holds AS h WHERE h.task_id = task.id AND h.gate = 'type:' || type)
-        LIMIT 1
-        FOR UPDATE;
-        IF FOUND THEN
-            RETURN false;
-        END IF;
         UPDATE taskflow.limits SET adopted_at = now() WHERE type = ANY (types);
     END IF;
     RETURN adopted IS NULL;
