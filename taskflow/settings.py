@@ -15,7 +15,7 @@ from dotenv import load_dotenv
 from msgspec import Meta, Struct
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from taskflow.errors import SettingsError
+from taskflow.errors import SettingsError, fault
 from taskflow.model import Retention
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -185,8 +185,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     try:
         settings = msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
-        problem, _, variable = str(error).partition(" - at `$.")
-        raise SettingsError(variable.rstrip("`"), f"{_plain(problem)}; got {given[variable.rstrip('`')]!r}") from None
+        variable, problem = fault(error)
+        raise SettingsError(variable, f"{_plain(problem)}; got {given[variable]!r}") from None
     check_url("DATABASE_URL", settings.database_url)
     check_url("DATABASE_SESSION_URL", settings.database_session_url)
     for variable in ("DATABASE_SESSION_URL", "DB_SESSION_HOST", "DB_SESSION_PORT", "DB_POOLER"):

@@ -12,6 +12,7 @@ from taskflow.api.auth import needs
 from taskflow.api.body import check_text
 from taskflow.api.problems import InvalidRequest, documented
 from taskflow.api.services import GET, ApiRequest, services
+from taskflow.errors import fault
 from taskflow.filters import Sort, TaskFilter, read_cursor, write_cursor
 from taskflow.queries import TaskSummary
 from taskflow.scopes import Scope
@@ -92,8 +93,7 @@ def read_query(request: ApiRequest, kind: type[T]) -> T:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$.")
-        field = path.rstrip("`") or re.sub(r".*`([^`]*)`$", r"\1", problem)
+        field, problem = fault(error)
         raise InvalidRequest(f"{field}: {problem}", field) from error
 
 

@@ -7,6 +7,7 @@ import rich_click as click
 
 from taskflow.cli.context import tells_errors, version_option, with_database
 from taskflow.cli.output import as_json, print_json, print_table
+from taskflow.errors import fault
 from taskflow.model import Priority, Status
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def read_filter(given: dict[str, Any]) -> "TaskFilter":
     try:
         return msgspec.convert(given, TaskFilter)
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$.")
-        raise click.BadParameter(problem, param_hint="--" + path.rstrip("`").replace("_", "-")) from error
+        field, problem = fault(error)
+        raise click.BadParameter(problem, param_hint="--" + field.replace("_", "-")) from error
 
 
 @click.group("tasks")

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from taskflow.api.body import check_text
-from taskflow.errors import InvalidTask
+from taskflow.errors import InvalidTask, fault
 from taskflow.filters import TaskFilter
 
 FIELDS: Final = tuple(field.name for field in structs.fields(TaskFilter))
@@ -56,5 +56,4 @@ def read_asked(query: Mapping[str, str]) -> Asked:
     except InvalidTask as error:
         return Asked(TaskFilter(), {}, (error.field, error.problem))
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$.")
-        return Asked(TaskFilter(), {}, (path.rstrip("`"), problem))
+        return Asked(TaskFilter(), {}, fault(error))

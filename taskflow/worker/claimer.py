@@ -34,7 +34,6 @@ SMALLEST_BATCH: Final = 100
 but a claim for fewer tasks than this is not worth its statement.
 """
 
-
 PAYLOADS: Final = 262_144
 """Characters of payloads that a claim is to find, about, as those of the last one tell. Postgres keeps what it claimed
 locked until it has sent all of it, and a worker whose handlers block reads only a piece between two of them.
